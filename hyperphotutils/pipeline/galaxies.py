@@ -911,6 +911,8 @@ class _Run:
         """
         options = self.options
         remedies = [f'lower min_snr (now {options.min_snr:g})']
+        if 'order' in error.reasons:
+            remedies.insert(0, f'lower psf_order (now {options.psf_order})')
         if 'bad_fit' in error.reasons:
             remedies.append('check the errors (error, weight, gain)')
         if self.step != 'psf':

@@ -15,6 +15,7 @@ from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.fit import PSFFit
 from hyperphotutils.psf.flags import decode_star_flags
+from hyperphotutils.psf.grid import polynomial_powers
 from hyperphotutils.psf.stars import (
     MIN_STARS,
     StarImages,
@@ -65,9 +66,9 @@ class EmpiricalPSFBuilder:
         are needed for more.
 
     order : int or `None`, optional
-        The order of the polynomial in the position. With `None`
-        (default), it is chosen by cross-validation, from 0 to 2 (if there
-        are enough stars).
+        The order of the polynomial in the position, with at most as many
+        terms as there are stars. With `None` (default), it is chosen by
+        cross-validation, from 0 to 2 (if there are enough stars).
 
     baseline : {'moffat'} or `None`, optional
         The profile under the splines. Without one, the splines are the
@@ -207,7 +208,7 @@ class EmpiricalPSFBuilder:
 
         ValueError
             If there are fewer than 2 usable stars, or the fit leaves
-            fewer.
+            fewer, or ``order`` has more terms than there are stars.
         """
         if not isinstance(stars, Table):
             msg = ('stars must be a table, such as that of StarSelector: got '
@@ -251,6 +252,12 @@ class EmpiricalPSFBuilder:
             raise TooFewStarsError(
                 problem, "see the column 'reason' of stars, or lower min_snr "
                 'of the StarSelector')
+        n_terms = len(polynomial_powers(self.order or 0))
+        if n_terms > len(images):
+            problem = (f'a polynomial of order {self.order} has {n_terms} '
+                       f'terms, more than the {len(images)} usable stars on '
+                       'the image')
+            raise TooFewStarsError(problem, 'lower order', ('order',))
         # the FWHM that the selector has found, if it is known
         fwhm = stars.meta.get('fwhm')
         if fwhm is not None:

@@ -30,7 +30,8 @@ class TooFewStarsError(ValueError):
     Error for too few stars of a PSF.
 
     ``problem`` is the message without the remedies, and ``reasons`` has the
-    names of the star flags for which stars were rejected.
+    names of the star flags for which stars were rejected, or 'order' if the
+    polynomial has too many terms.
     """
 
     def __init__(self, problem, remedies, reasons=()):

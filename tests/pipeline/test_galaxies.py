@@ -398,10 +398,10 @@ def test_one_star(tmp_path):
                      ImageOptions(saturation=1e3, max_star_index=2.0))
 
 
-def test_star_rejected_after_the_fit(tmp_path):
+def test_too_few_stars_for_the_fit(tmp_path):
     """
-    If stars are rejected after the fit, the message has keys, not arguments
-    of the builder, and names the image.
+    If stars are rejected after the fit or too few for it, the message has
+    keys, not arguments of the builder, and names the image.
     """
     y, x = np.mgrid[:150, :150]
     data = np.random.default_rng(1).normal(size=(150, 150))
@@ -418,6 +418,10 @@ def test_star_rejected_after_the_fit(tmp_path):
     with pytest.raises(ValueError, match=message + ', or give the PSF as a '
                        r'file \(psf\)$'):
         run_galaxies(path, tmp_path, ImageOptions(max_star_index=2.0))
+    with pytest.raises(ValueError, match=r"image\.fits': a polynomial of "
+                       r'order 9 has 55 terms, more than the 2 usable stars '
+                       r'on the image: lower psf_order \(now 9\)'):
+        run_psf(path, tmp_path, ImageOptions(psf_order=9))
     # alone, it names its own arguments
     with pytest.raises(ValueError, match='set reject_extended=False'):
         EmpiricalPSFBuilder(25)(data, QTable({'x': [40.0, 100.0],

@@ -372,6 +372,17 @@ def test_reasons_for_too_few_stars_and_their_remedy():
             data, stars, error=np.full(data.shape, 0.1))
 
 
+def test_order_needs_stars():
+    """
+    A polynomial with more terms than stars has no unique solution.
+    """
+    field = make_star_field((200, 200), 5, seed=1)
+    with pytest.raises(ValueError, match='order 2 has 6 terms, more than the '
+                       '5 usable stars on the image: lower order'):
+        EmpiricalPSFBuilder(SIZE, order=2)(field.data, field.truth,
+                                           error=field.error)
+
+
 def test_bright_star_on_a_galaxy_improves_the_psf():
     """
     A star much brighter than all others is used although it lies on a
