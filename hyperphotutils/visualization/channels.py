@@ -20,7 +20,7 @@ from hyperphotutils.visualization.maps import (
     draw_sources,
     label_axes,
     readable_unit,
-    robust_std,
+    robust_statistics,
 )
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _colors(cube, background, channels):
     else:
         scale, unit = readable_unit(values, unit)
     values *= scale
-    center, noise = np.median(values), robust_std(values)
+    center, noise = robust_statistics(values)
     lower, upper = np.percentile(values, _PERCENTILES)
     if not upper > lower:
         lower, upper = lower - 1.0, upper + 1.0

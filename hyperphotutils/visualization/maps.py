@@ -353,15 +353,21 @@ def complete_background(images, beam, step=1):
                           else _beam_shape(beam)[0]) / step
     # a power of two, so that parts of a map can have the same squares
     side = 1 << max(0, math.frexp(_SQUARE * width)[1] - 1)
-    starts = [np.arange(0, size, side) for size in known.shape]
-    smooth, norm = (
-        gaussian_filter(np.add.reduceat(np.add.reduceat(
-            values, starts[1], axis=1), starts[0], axis=0), width / side,
-            mode='constant')
-        for values in (np.where(known, rest, 0.0), known.astype(rest.dtype)))
-    smooth /= np.where(norm > 0.0, norm, np.nan)
-    ny, nx = known.shape
-    filling = smooth.repeat(side, axis=0)[:ny].repeat(side, axis=1)[:, :nx]
+
+    def smoothed(values):
+        if side > 1:
+            for axis, size in enumerate(known.shape):
+                values = np.add.reduceat(values, np.arange(0, size, side),
+                                         axis=axis)
+        return gaussian_filter(values, width / side, mode='constant')
+
+    filling = smoothed(np.where(known, rest, 0.0))
+    norm = smoothed(known.astype(rest.dtype))
+    np.divide(filling, norm, out=filling, where=norm > 0.0)
+    if side > 1:
+        ny, nx = known.shape
+        filling = filling.repeat(side, axis=0)[:ny].repeat(side,
+                                                           axis=1)[:, :nx]
     np.copyto(images['background'], filling, where=missing)
     if 'residual' in images:
         np.copyto(images['residual'], rest - filling, where=missing)
@@ -418,8 +424,7 @@ def make_panels(images, rms):
     lower, upper = np.nanpercentile(images['map'], _PERCENTILES)
     if not upper > lower:
         lower, upper = lower - 1.0, upper + 1.0
-    center = np.nanmedian(images['map'])
-    noise = robust_std(images['map'])
+    center, noise = robust_statistics(images['map'])
     # The noise should not occupy a large part of the color range.
     lower = max(lower, center - 3 * noise) if noise > 0 else lower
     width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
@@ -435,7 +440,7 @@ def make_panels(images, rms):
                              'max'))
     if 'residual' in images:
         if rms is None:
-            rms = robust_std(images['residual'])
+            _, rms = robust_statistics(images['residual'])
         limit = _RESIDUAL_RANGE * float(rms)
         if not limit > 0:
             limit = 1.0
@@ -444,11 +449,15 @@ def make_panels(images, rms):
     return panels
 
 
-def robust_std(image):
-    if np.isnan(image).all():
-        return 0.0
-    center = np.nanmedian(image)
-    return 1.4826 * np.nanmedian(np.abs(image - center))
+def robust_statistics(image):
+    """
+    Return the median and the standard deviation of most pixels.
+    """
+    values = image[np.isfinite(image)]
+    if not len(values):
+        return np.nan, 0.0
+    center = np.median(values)
+    return center, 1.4826 * np.median(np.abs(values - center))
 
 
 def asinh_norm(lower, upper, center, width):
@@ -510,17 +519,21 @@ def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
+    from matplotlib.image import PcolorImage
 
     cmap = colormaps[panel.cmap].with_extremes(bad=_MISSING_COLOR)
     axes.set_facecolor(_MISSING_COLOR)
     values = np.ma.masked_invalid(panel.image)
-    ny, nx = np.multiply(values.shape, step or 1)
-    image = axes.imshow(
-        values if step is None else cmap(panel.norm(values), bytes=True),
-        origin='lower', interpolation='nearest',
-        extent=(-0.5, nx - 0.5, -0.5, ny - 0.5))
-    # After imshow, which would scale the norm by the colors
-    image.set(cmap=cmap, norm=panel.norm)
+    if step is None:
+        image = axes.imshow(values, cmap=cmap, norm=panel.norm,
+                            origin='lower', interpolation='nearest')
+    else:
+        # drawn by indices, in a third of the time of imshow
+        x, y = (step * np.arange(n + 1) - 0.5 for n in reversed(values.shape))
+        image = PcolorImage(axes, x, y, cmap(panel.norm(values), bytes=True),
+                            cmap=cmap, norm=panel.norm)
+        axes.add_image(image)
+        axes.set_aspect('equal')
     axes.set_xlim(window[0], window[1])
     axes.set_ylim(window[2], window[3])
     axes.set_title(panel.title, loc='left', size='medium')
@@ -808,7 +821,8 @@ def _emptiest_corner(image, boxes, window, side, margin, step):
     Return the box in the corner with the fewest sources; of corners with
     equally few sources, that with the least emission.
     """
-    bright = image > np.nanmedian(image) + 3 * robust_std(image)
+    center, std = robust_statistics(image)
+    bright = image > center + 3 * std
     corners = []
     for bottom in (window[2] + margin, window[3] - margin - side):
         for left in (window[0] + margin, window[1] - margin - side):

@@ -6,6 +6,7 @@ Tests of the overview picture.
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import astropy.units as u
 import numpy as np
@@ -528,11 +529,13 @@ def test_large_maps_are_averaged_down():
     image = axes.images[0]
     assert_allclose(axes.get_xlim(), [-0.5, 2000.5])
     assert_allclose(axes.get_ylim(), [-0.5, 1502.5])
-    left, right, bottom, top = image.get_extent()
-    ny, nx = image.get_array().shape[:2]
-    step = (right - left) / nx
-    assert step == (top - bottom) / ny == 2
-    assert (left, bottom) == (-0.5, -0.5)
+    assert image.get_array().shape[:2] == (752, 1001)
+    for x, y, column, row in ((-0.4, -0.4, 0, 0), (1.6, 1502.4, 1, 751),
+                              (1999.4, 100.0, 999, 50)):
+        color = image.get_cursor_data(SimpleNamespace(xdata=x, ydata=y))
+        assert_array_equal(color, image.get_array()[row, column])
+    assert image.get_cursor_data(
+        SimpleNamespace(xdata=-0.6, ydata=5.0)) is None
     expected = np.where(mask, np.nan, data)[:1502, :2000].reshape(
         751, 2, 1000, 2).mean(axis=(1, 3))
     assert_array_equal(image.get_array()[:751, :1000],
