@@ -76,7 +76,7 @@ def write_map_page(path, result, map_id):
         charts |= _noise_charts(images['residual'][center], beam, unit)
         explanations = explain_sources(table, fwhm=beam)
     _write(path, table, title=map_id,
-           facts=_facts(result), images=images, rms=rms,
+           facts=_facts(result, table), images=images, rms=rms,
            rejected=result.rejected, explanations=explanations,
            charts=charts)
 
@@ -266,9 +266,10 @@ def _save(path, page):
         Path(partial).write_text(page, encoding='utf-8')
 
 
-def _facts(result):
+def _facts(result, table):
     """
-    Return short facts about a map and its sources.
+    Return short facts about a map and its sources, which are in the units of
+    ``table``.
     """
     image, meta = result.image, result.image.meta
     beam = meta['beam']
@@ -277,7 +278,7 @@ def _facts(result):
     if result.model is None:
         facts['sources'] = result.counts
     else:
-        facts |= summarize_sources(result.table, result.rejected)
+        facts |= summarize_sources(table, result.rejected)
     rms = factor * result.rms.to_value(image.unit)
     facts['rms'] = f'{rms:.3g} {unit}'
     ny, nx = image.shape
