@@ -544,6 +544,24 @@ def test_large_maps_are_averaged_down():
     assert render(figure)
 
 
+def test_pixels_are_drawn_in_their_colors_at_their_places():
+    """
+    The center of each pixel of the map has its color on the screen.
+    """
+    data = np.random.default_rng(3).normal(size=SHAPE)
+    data[20:25, 30:40] = np.nan
+    figure = plot_overview(data, residual=data)
+    figure.canvas.draw()
+    screen = np.asarray(figure.canvas.buffer_rgba())[::-1]
+    # without the pixels below the frame
+    y, x = np.mgrid[1:SHAPE[0] - 1, 1:SHAPE[1] - 1]
+    for axes in panels_of(figure):
+        columns, rows = axes.transData.transform(
+            np.column_stack([x.ravel(), y.ravel()])).astype(int).T
+        assert_array_equal(screen[rows, columns].reshape(*x.shape, 4),
+                           colors_of(axes.images[0], data)[y, x])
+
+
 def test_averages_ignore_single_missing_pixels():
     data = np.random.default_rng(0).normal(size=(2400, 2400))
     reference = panels_of(plot_overview(data))[0].images[0]
