@@ -1027,10 +1027,9 @@ def _high_pass(data, good, fwhm):
     Outliers raise the background around them; it is therefore measured
     again without them.
     """
-    sigma, step = _HIGH_PASS * fwhm, int(fwhm)
     for _ in range(3):
         level = subtract_surface(data, good)
-        mean_in_blocks(level, good, sigma, step).subtract_from(level)
+        mean_in_blocks(level, good, _HIGH_PASS * fwhm).subtract_from(level)
         rms = clipped_rms(level, mask=~good) if good.any() else 0.0
         outlying = good & (np.abs(level) > _OUTLIER * rms)
         if not rms > 0.0 or not outlying.any():
