@@ -64,8 +64,9 @@ def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
     Around each bright source the mean square of the residual is measured in
     rings. That of the outermost rings, the noise, is subtracted, and the
     result is divided by the square of the peak. The median over the sources is
-    the squared profile of the misfit. It is significant for beams with side
-    lobes and for sources that are not Gaussian.
+    the squared profile of the misfit, zero in the rings of the noise. It is
+    significant for beams with side lobes and for sources that are not
+    Gaussian.
     """
     bright = _find_bright(x, y, amplitude, snr, fwhm)
     if len(bright) < _MIN_SOURCES:
@@ -75,7 +76,11 @@ def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
     first = round(_NOISE_RADIUS / _RING)
     noise = np.mean(square[:, first:], axis=1, keepdims=True)
     middle, error = _median((square - noise) / amplitude[bright, None]**2)
-    profile = np.sqrt(np.where(middle > _SIGNIFICANCE * error, middle, 0.0))
+    significant = middle > _SIGNIFICANCE * error
+    # A slope of the background rises outward: the last ring is above the mean
+    # of those of the noise on any map with structure.
+    significant[first:] = False
+    profile = np.sqrt(np.where(significant, middle, 0.0))
     return Misfit(profile, fwhm) if profile.any() else None
 
 

@@ -75,6 +75,19 @@ def test_gaussians_have_none(peak):
     assert misfit_of(image, 1.0, x, y) is None
 
 
+def test_slopes_of_the_background_are_none():
+    """
+    Although the residual rises outward around each source.
+    """
+    x, y = places()
+    rows, cols = np.indices(SHAPE)
+    residual = np.random.default_rng(1).normal(size=SHAPE) + 0.3 * (
+        rows + cols)
+    peak = np.full(len(x), 300.0)
+    assert measure_misfit(residual, x, y, peak, peak, FWHM,
+                          mask=np.zeros(SHAPE, dtype=bool)) is None
+
+
 @pytest.mark.parametrize('peak', [300.0, 3000.0])
 def test_side_lobes_have_the_same_at_any_brightness(peak):
     """
