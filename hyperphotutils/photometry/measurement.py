@@ -363,8 +363,17 @@ class MeasuredMap:
         Replace an older fit of some sources in the model by a new one.
         """
         if old is not None:
-            self.model -= self.render(old)
-        self.model += self.render(new)
+            add_table(self.model, old, self.profile, sign=-1)
+        add_table(self.model, new, self.profile)
+
+    def subtract_others(self, table):
+        """
+        Return the map minus the background measured before, if any, and all
+        sources but those of a table.
+        """
+        values = self.residual
+        add_table(values, table, self.profile)
+        return values
 
     def mask_bad_pixels(self, fwhm):
         """
@@ -472,14 +481,15 @@ class MeasuredMap:
                                   strict=True))
 
 
-def add_table(image, table, beam=None):
+def add_table(image, table, beam=None, *, sign=1):
     """
-    Add the models of fitted sources to an image, in place.
+    Add the models of fitted sources to an image, in place, or subtract them
+    (``sign`` -1).
     """
     add_sources(image, table['x_fit'], table['y_fit'],
                 plain(table['amplitude_fit']), table['fwhm_major_fit'],
                 table['fwhm_minor_fit'], table['theta_fit'].to_value('deg'),
-                beam=beam)
+                beam=beam, sign=sign)
 
 
 def allow_for_beam(noise, profile):

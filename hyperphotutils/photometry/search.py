@@ -485,7 +485,7 @@ class SourceSearch:
         old, others, values = table, table[:0], self.image.cleaned
         if chosen is not None and not chosen.all():
             old, others = table[chosen], table[~chosen]
-            values = self.image.residual + self.image.render(old)
+            values = self.image.subtract_others(old)
         init = self._as_init(old, np.zeros(len(old), dtype=bool))
         init['hold_shape'] = False
         size = np.sqrt(old['fwhm_major_fit'] * old['fwhm_minor_fit'])
@@ -621,7 +621,7 @@ class SourceSearch:
         init = init[np.isin(init['group_id'], init['group_id'][changed])]
         is_old = dropped | np.isin(table['id'], init['id'])
         old, others = table[is_old], table[~is_old]
-        values = self.image.residual + self.image.render(old)
+        values = self.image.subtract_others(old)
         fitted = self._fit(values, init)
         self.single.difference_update(np.asarray(fitted['id']).tolist())
         self.image.replace(old, fitted)
