@@ -24,6 +24,7 @@ from hyperphotutils.detection.highpass import (
     N_RINGS,
     margin_rings,
 )
+from hyperphotutils.noise.bad_pixels import BadPixels
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import (
     REACH,
@@ -98,8 +99,9 @@ class _Fitted:
     rounding: float
 
 
-# The classes of the results of tiles
+# The classes of the results of tiles, and of what is kept of them
 RESULTS = (_Sample, _Fitted)
+_KEPT = (SourceCovariance, BadPixels)
 
 
 def measure_in_tiles(photometry, source, work, folder, init):
@@ -118,8 +120,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
         Calls a function for each tile.
 
     folder : `~pathlib.Path`
-        The folder for images, and for the first fits of each tile, see
-        `read_first_fits`.
+        The folder for images, and for the first fits and the bad pixels of
+        each tile, see `read_kept`.
 
     init : `~astropy.table.QTable` or `None`
         The sources, if they are given.
@@ -139,7 +141,7 @@ def measure_in_tiles(photometry, source, work, folder, init):
     if init is None and photometry.finder.rms is None and (
             photometry.finder.n_sigma is not None):
         samples = work('filter', _filter_tile, source, photometry, variation,
-                       every)
+                       every, folder)
         _check_parts(samples)
         first = _detection_rms([sample for sample, _ in samples], variation)
         first_rms = _pixel_rms(variances for _, variances in samples)
@@ -262,19 +264,26 @@ def has_data(data, mask):
                        else good & ~np.asarray(mask, dtype=bool)))
 
 
-def _open_part(core, source, photometry, variation):
+def _open_part(core, source, photometry, variation, folder=None):
     """
     Return the search on a tile with its margins, the slices of these and
     of the tile in them, and the variation of the noise; `None` if there
     is no usable pixel.
+
+    The bad pixels are kept in the folder, if there is one.
     """
     slices, inner = widen(core, source.shape, OVERLAP * photometry.fwhm)
     data, wcs, mask, error, weight_map = source.cut(slices)
     if not has_data(data, mask):
         return None
     relative = _relative_rms(source, variation, slices)
-    search = open_search(
-        photometry, data, wcs, mask, error, weight_map, variation=relative)
+    kept = None if folder is None else read_kept(folder, 'bad', core)
+    search = open_search(photometry, data, wcs, mask, error, weight_map,
+                         variation=relative, bad_pixels=kept)
+    if folder is not None and kept is None:
+        image = search.image
+        _keep(folder, 'bad', core, image.bad_pixels or BadPixels(
+            np.zeros(image.values.shape, dtype=np.uint8)))
     return search, slices, inner, relative
 
 
@@ -308,12 +317,12 @@ def _sample(filtered, relative, bad, inner, every, fwhm):
     return _Sample(values, rings)
 
 
-def _filter_tile(core, source, photometry, variation, every):
+def _filter_tile(core, source, photometry, variation, every, folder):
     """
     Sample what the finder sees of a tile, and measure the variances of boxes
     in its center without the sources there.
     """
-    opened = _open_part(core, source, photometry, variation)
+    opened = _open_part(core, source, photometry, variation, folder)
     if opened is None:
         return None
     search, _, inner, relative = opened
@@ -351,7 +360,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
 
     ``files`` are the images of which correlated noise is measured, if it is.
     """
-    opened = _open_part(core, source, photometry, variation)
+    opened = _open_part(core, source, photometry, variation, folder)
     if opened is None:
         if files:
             files['residual'][core], files['mask'][core] = np.nan, True
@@ -369,8 +378,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
     # noise, errors are a part of that, and not used before it is known.
     if search.first_fits is not None and detection_rms is not None and (
             not files or source.error is None):
-        write_result(_first_fits_path(folder, core), search.first_fits,
-                     (SourceCovariance,))
+        _keep(folder, 'fits', core, search.first_fits)
     residual = image.values - image.model
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
     if table is not None and len(table):
@@ -428,35 +436,44 @@ def _local_power(residual, relative, mask, sources, fwhm):
     return band_power(even, fwhm, mask=mask)
 
 
-def _first_fits_path(folder, core):
+def _kept_path(folder, kind, core):
     """
-    Return the file of the first fits of a tile.
+    Return the file of what is kept of a tile.
     """
     rows, columns = core
-    return folder / (f'fits_{rows.start:06}_{rows.stop:06}_'
+    return folder / (f'{kind}_{rows.start:06}_{rows.stop:06}_'
                      f'{columns.start:06}_{columns.stop:06}.npz')
 
 
-def read_first_fits(folder, core):
+def _keep(folder, kind, core, value):
     """
-    Read the fits of the detections of a tile, with its margin, that
-    `measure_in_tiles` made.
+    Keep a part of the measurement of a tile, with its margin.
+    """
+    write_result(_kept_path(folder, kind, core), value, _KEPT)
+
+
+def read_kept(folder, kind, core):
+    """
+    Read what `measure_in_tiles` kept of a tile, with its margin.
 
     Parameters
     ----------
     folder : `~pathlib.Path`
         The folder.
 
+    kind : {'fits', 'bad'}
+        What is read: the fits of the detections, or the bad pixels.
+
     core : tuple of 2 slices
         The tile.
 
     Returns
     -------
-    first_fits : tuple or `None`
-        The table in pixels of the tile and its `SourceCovariance`; `None`
-        if there are none.
+    kept : tuple, `~hyperphotutils.noise.BadPixels`, or `None`
+        The table of fits in pixels of the tile and its `SourceCovariance`,
+        or the bad pixels; `None` if there are none.
     """
-    return read_result(_first_fits_path(folder, core), (SourceCovariance,))
+    return read_result(_kept_path(folder, kind, core), _KEPT)
 
 
 def _power_nodes(power, mask, core, slices, step):

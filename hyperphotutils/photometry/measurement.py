@@ -375,15 +375,18 @@ class MeasuredMap:
         add_table(values, table, self.profile)
         return values
 
-    def mask_bad_pixels(self, fwhm):
+    def mask_bad_pixels(self, fwhm, bad=None):
         """
         Mask pixels whose values are inconsistent with any source
         convolved with the beam. Saturated pixels are used for detection,
         but not in fits.
+
+        ``bad`` are the `~hyperphotutils.noise.BadPixels` if they are known.
         """
         if self.beam is not None:
             fwhm = min(fwhm, self.beam['fwhm_minor'])
-        bad = detect_bad_pixels(self.values, fwhm, mask=self.mask)
+        if bad is None:
+            bad = detect_bad_pixels(self.values, fwhm, mask=self.mask)
         if bad.mask.any():
             self.bad_pixels = bad
             self.unusable = self.mask | (bad.mask & ~bad.saturated)

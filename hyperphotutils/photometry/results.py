@@ -58,9 +58,10 @@ class MapResults:
 
 
 def open_search(photometry, data, wcs, mask, error, weight_map,
-                variation='measured'):
+                variation='measured', bad_pixels=None):
     """
-    Return the search for the sources of a map.
+    Return the search for the sources of a map, whose bad pixels are detected
+    unless they are given.
     """
     noise = photometry.noise
     if isinstance(noise, MapNoise):
@@ -76,7 +77,7 @@ def open_search(photometry, data, wcs, mask, error, weight_map,
     if not isinstance(noise, str):
         strip_units(data=image.with_unit(0.0), noise=noise.rms)
     if photometry.mask_bad_pixels:
-        image.mask_bad_pixels(photometry.fwhm)
+        image.mask_bad_pixels(photometry.fwhm, bad_pixels)
     return SourceSearch(photometry, image, error=error, weight_map=weight_map,
                         variation=variation)
 

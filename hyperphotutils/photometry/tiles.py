@@ -44,7 +44,7 @@ from hyperphotutils.photometry.map_noise import (
     RESULTS,
     has_data,
     measure_in_tiles,
-    read_first_fits,
+    read_kept,
     widen,
 )
 from hyperphotutils.photometry.measurement import (
@@ -835,13 +835,13 @@ def _measure_tile(core, source, photometry, init, folder, files):
         return _Part()
     # A group that is cut at the margin would differ from the same group in
     # the next tile, which keeps its other members.
-    first_fits = read_first_fits(folder, core)
+    kept = [read_kept(folder, kind, core) for kind in ('fits', 'bad')]
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
         part, is_whole, images = _measure_part(
             core, overlap * photometry.fwhm, source, photometry, init,
-            first_fits)
-        overlap, first_fits = 2.0 * overlap, None
+            *kept)
+        overlap, kept = 2.0 * overlap, (None, None)
     _, inner = widen(core, source.shape, 0.5 * overlap * photometry.fwhm)
     if images is None:
         for kind, file in files.items():
@@ -852,7 +852,8 @@ def _measure_tile(core, source, photometry, init, folder, files):
     return part
 
 
-def _measure_part(core, margin, source, photometry, init, first_fits):
+def _measure_part(core, margin, source, photometry, init, first_fits,
+                  bad_pixels):
     """
     Measure a tile with a margin; return its result, whether its groups are
     far from the edges of the margin, and its `SourceImages`, `None` if there
@@ -874,7 +875,8 @@ def _measure_part(core, margin, source, photometry, init, first_fits):
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[own['_order']] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
-    search = open_search(photometry, data, wcs, mask, error, weight_map)
+    search = open_search(photometry, data, wcs, mask, error, weight_map,
+                         bad_pixels=bad_pixels)
     search.first_fits = first_fits
     part = _Part()
     if search.image.bad_pixels is not None:

@@ -29,6 +29,7 @@ from hyperphotutils.photometry import (
     HyperPhotometry,
     MapNoise,
     TiledPhotometry,
+    measurement,
 )
 from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils import StoredImage
@@ -317,6 +318,24 @@ def test_first_fits_are_used_again(image, tmp_path, monkeypatch):
         assert_array_equal(table['flux_fit'], expected['flux_fit'])
     again, from_start = searches
     assert from_start - again == 4  # once for each tile
+
+
+def test_bad_pixels_are_detected_once(image, tmp_path, monkeypatch):
+    """
+    Those of a tile, with the noise, are those with which it is measured.
+    """
+    image = deepcopy(image)
+    image.data[50, 60] = image.data[200, 149] = 1e3 * image.data.std()
+    phot = HyperPhotometry(FWHM, noise='white')
+    expected = TiledPhotometry(phot, 150, folder=tmp_path)(image)
+    assert expected.meta['n_bad_pixels'] == {'glitch': 2}
+    for path in tmp_path.glob('tile_*'):
+        path.unlink()
+    # It would raise.
+    monkeypatch.setattr(measurement, 'detect_bad_pixels', None)
+    table = TiledPhotometry(phot, 150, folder=tmp_path)(image)
+    assert table.meta['n_bad_pixels'] == {'glitch': 2}
+    assert_array_equal(table['flux_fit'], expected['flux_fit'])
 
 
 def test_given_sources(image, shared, tmp_path):
