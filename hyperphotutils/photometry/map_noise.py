@@ -9,7 +9,7 @@ a coarse grid, and the sums of the products of pairs of pixels.
 
 import math
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from astropy.table import QTable, vstack
@@ -75,6 +75,42 @@ _SOURCE = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
            'fwhm_minor_fit', 'theta_fit')
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """
+    What the tiles have in common in the passes over the map.
+
+    ``init`` and ``folder`` are those of `measure_in_tiles`; of the filtered
+    pixels each ``every``-th one is sampled. The noise of the detection and
+    of the pixels, ``first`` and ``first_rms``, is known after the first
+    pass, and ``files`` are the images of which correlated noise is
+    measured, if it is.
+    """
+
+    photometry: object
+    variation: GridImage | None
+    init: object
+    folder: object
+    every: int
+    first: DetectionRms | None = None
+    first_rms: float | None = None
+    files: dict = field(default_factory=dict)
+
+    @property
+    def fwhm(self):
+        """
+        The FWHM of the beam in pixels.
+        """
+        return self.photometry.fwhm
+
+    @property
+    def step(self):
+        """
+        The distance in pixels of the points at which the local power is kept.
+        """
+        return max(1, int(_GRID * self.fwhm))
+
+
 @dataclass
 class _Sample:
     """
@@ -132,20 +168,20 @@ def measure_in_tiles(photometry, source, work, folder, init):
         The noise.
     """
     fwhm, shape = photometry.fwhm, source.shape
-    every = -(-shape[0] * shape[1] // MAX_SAMPLE)
     # The variation of given errors is not part of the noise: each tile reads
     # it from the errors themselves.
     variation = (None if np.ndim(source.error) == 2 else
                  noise_variation_grid(source.read, shape, fwhm))
-    first = first_rms = None
+    shared = _Shared(photometry, variation, init, folder,
+                     every=-(-shape[0] * shape[1] // MAX_SAMPLE))
     if init is None and photometry.finder.rms is None and (
             photometry.finder.n_sigma is not None):
-        samples = work('filter', _filter_tile, source, photometry, variation,
-                       every, folder)
+        samples = work('filter', _filter_tile, source, shared)
         _check_parts(samples)
-        first = _detection_rms([sample for sample, _ in samples], variation)
-        first_rms = _pixel_rms(variances for _, variances in samples)
-    step = max(1, int(_GRID * fwhm))
+        shared = replace(
+            shared, first=_detection_rms([sample for sample, _ in samples],
+                                         variation),
+            first_rms=_pixel_rms(variances for _, variances in samples))
     # In files, as the residual of a large map need not fit into memory; an
     # interrupted call may have begun them.
     files = {}
@@ -157,8 +193,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
                 path.unlink()
             for file in files.values():
                 StoredImage.create(file.path, shape, file.dtype)
-    parts = work('first', _fit_tile, source, photometry, variation, first,
-                 first_rms, every, step, init, folder, files)
+    shared = replace(shared, files=files)
+    parts = work('first', _fit_tile, source, shared)
     _check_parts(parts)
     table = vstack([part.table for part in parts])
     rounding = max(_SMALLEST, *(part.rounding for part in parts))
@@ -167,12 +203,12 @@ def measure_in_tiles(photometry, source, work, folder, init):
     detected = _detection_rms([part.detected for part in parts], variation)
     filtered_rms = max(rounding, clipped_rms(np.concatenate(
         [part.filtered.values for part in parts])))
-    detection_rms = (detected if first is None else first, detected)
+    detection_rms = (shared.first or detected, detected)
     if photometry.noise == 'white' or pixel_rms <= rounding:
         model = (WhiteNoise() if source.typical_error is None else
                  WhiteNoise(source.with_unit(pixel_rms)))
         return MapNoise(model, pixel_rms, filtered_rms, detection_rms,
-                        variation, first_rms=first_rms)
+                        variation, first_rms=shared.first_rms)
     residual, mask = files['residual'], files['mask']
     amplitude = plain(table['amplitude_fit'])
     misfit = measure_misfit(
@@ -180,14 +216,13 @@ def measure_in_tiles(photometry, source, work, folder, init):
         np.asarray(table['y_fit']), amplitude,
         amplitude / (pixel_rms * np.asarray(table['relative_error'])), fwhm,
         mask=mask.map())
-    power = np.full([-(-size // step) for size in shape], np.nan)
+    power = np.full([-(-size // shared.step) for size in shape], np.nan)
     for part in parts:
         nodes, values = part.power
         power[nodes] = values
-    model = _measure_covariance(photometry, source, work, table, residual,
-                                variation, power, step)
+    model = _measure_covariance(shared, source, work, table, power)
     return MapNoise(model, pixel_rms, filtered_rms, detection_rms, variation,
-                    misfit, first_rms=first_rms)
+                    misfit, first_rms=shared.first_rms)
 
 
 def _check_parts(parts):
@@ -264,26 +299,33 @@ def has_data(data, mask):
                        else good & ~np.asarray(mask, dtype=bool)))
 
 
-def _open_part(core, source, photometry, variation, folder=None):
+def _open_tile(core, source, shared):
     """
-    Return the search on a tile with its margins, the slices of these and
-    of the tile in them, and the variation of the noise; `None` if there
-    is no usable pixel.
+    Return what `_open_part` does of a tile, and keep its bad pixels.
+    """
+    kept = read_kept(shared.folder, 'bad', core)
+    opened = _open_part(core, source, shared, kept)
+    if opened is not None and kept is None:
+        image = opened[0].image
+        _keep(shared.folder, 'bad', core, image.bad_pixels or BadPixels(
+            np.zeros(image.values.shape, dtype=np.uint8)))
+    return opened
 
-    The bad pixels are kept in the folder, if there is one.
+
+def _open_part(core, source, shared, bad_pixels=None):
     """
-    slices, inner = widen(core, source.shape, OVERLAP * photometry.fwhm)
+    Return the search on a part of a map with its margins, the slices of
+    these and of the part in them, and the variation of the noise; `None` if
+    there is no usable pixel.
+    """
+    slices, inner = widen(core, source.shape, OVERLAP * shared.fwhm)
     data, wcs, mask, error, weight_map = source.cut(slices)
     if not has_data(data, mask):
         return None
-    relative = _relative_rms(source, variation, slices)
-    kept = None if folder is None else read_kept(folder, 'bad', core)
-    search = open_search(photometry, data, wcs, mask, error, weight_map,
-                         variation=relative, bad_pixels=kept)
-    if folder is not None and kept is None:
-        image = search.image
-        _keep(folder, 'bad', core, image.bad_pixels or BadPixels(
-            np.zeros(image.values.shape, dtype=np.uint8)))
+    relative = _relative_rms(source, shared.variation, slices)
+    search = open_search(shared.photometry, data, wcs, mask, error,
+                         weight_map, variation=relative,
+                         bad_pixels=bad_pixels)
     return search, slices, inner, relative
 
 
@@ -317,29 +359,30 @@ def _sample(filtered, relative, bad, inner, every, fwhm):
     return _Sample(values, rings)
 
 
-def _filter_tile(core, source, photometry, variation, every, folder):
+def _filter_tile(core, source, shared):
     """
     Sample what the finder sees of a tile, and measure the variances of boxes
     in its center without the sources there.
     """
-    opened = _open_part(core, source, photometry, variation, folder)
+    opened = _open_tile(core, source, shared)
     if opened is None:
         return None
     search, _, inner, relative = opened
-    image = search.image
-    filtered = photometry.finder.filter(image.values, mask=image.unusable)
-    sample = _sample(filtered, relative, image.unusable, inner, every,
-                     photometry.fwhm)
-    side = int(_CENTER * photometry.fwhm)
+    image, fwhm = search.image, shared.fwhm
+    filtered = shared.photometry.finder.filter(image.values,
+                                               mask=image.unusable)
+    sample = _sample(filtered, relative, image.unusable, inner, shared.every,
+                     fwhm)
+    side = int(_CENTER * fwhm)
     middle = [(one.start + one.stop - side) // 2 for one in core]
     center = tuple(slice(max(first, one.start), min(first + side, one.stop))
                    for first, one in zip(middle, core, strict=True))
-    opened = _open_part(center, source, photometry, variation)
+    opened = _open_part(center, source, shared)
     if opened is None:
         return sample, np.empty(0)
     search, _, inner, _ = opened
     search.first_fit(None)
-    return sample, _variances(search.image, inner, photometry.fwhm)
+    return sample, _variances(search.image, inner, fwhm)
 
 
 def _variances(image, inner, fwhm):
@@ -353,32 +396,30 @@ def _variances(image, inner, fwhm):
                          mask=mask)
 
 
-def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
-              every, step, init, folder, files):
+def _fit_tile(core, source, shared):
     """
     Fit the sources of a tile with white noise.
-
-    ``files`` are the images of which correlated noise is measured, if it is.
     """
-    opened = _open_part(core, source, photometry, variation, folder)
+    photometry, init, files = shared.photometry, shared.init, shared.files
+    opened = _open_tile(core, source, shared)
     if opened is None:
         if files:
             files['residual'][core], files['mask'][core] = np.nan, True
         return None
     search, slices, inner, relative = opened
-    image, fwhm = search.image, photometry.fwhm
+    image, fwhm = search.image, shared.fwhm
     # those of the pixels, which are no part of the noise of the map
-    errors = None if variation is not None else relative
+    errors = None if shared.variation is not None else relative
     search.noise.origin = tuple(-one.start for one in slices)
-    search.noise.first_rms = first_rms
-    if detection_rms is not None:
-        _share_threshold(search, detection_rms.cutout(slices), errors)
+    search.noise.first_rms = shared.first_rms
+    if shared.first is not None:
+        _share_threshold(search, shared.first.cutout(slices), errors)
     table = search.first_fit(None if init is None else init(slices))
     # They are those of the whole map if the threshold is. With correlated
     # noise, errors are a part of that, and not used before it is known.
-    if search.first_fits is not None and detection_rms is not None and (
+    if search.first_fits is not None and shared.first is not None and (
             not files or source.error is None):
-        _keep(folder, 'fits', core, search.first_fits)
+        _keep(shared.folder, 'fits', core, search.first_fits)
     residual = image.values - image.model
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
     if table is not None and len(table):
@@ -387,13 +428,14 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
         if errors is not None:
             sources['relative_error'] = errors[image.nearest_pixels(table)]
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
-    filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
+    filtered = _sample(filtered, relative, image.mask, inner, shared.every,
+                       fwhm)
     detected = filtered
     if photometry.finder.kernel != 'gaussian' or (
             photometry.finder.kernel_size):
         detected = _sample(
             photometry.finder.filter(residual, mask=image.mask), relative,
-            image.mask, inner, every, fwhm)
+            image.mask, inner, shared.every, fwhm)
     power = None
     if files:
         # Only the tile proper: each pixel of the map is written once.
@@ -407,7 +449,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
         own &= (pixel >= one.start) & (pixel < one.stop)
     return _Fitted(
         sources[own], filtered, detected, _variances(image, inner, fwhm),
-        _power_nodes(power, image.mask, core, slices, step),
+        _power_nodes(power, image.mask, core, slices, shared.step),
         image.rounding())
 
 
@@ -496,12 +538,11 @@ def _power_nodes(power, mask, core, slices, step):
                                   power.at(*np.broadcast_arrays(*index)))
 
 
-def _measure_covariance(photometry, source, work, table, residual, variation,
-                        power, step):
+def _measure_covariance(shared, source, work, table, power):
     """
     Measure the covariance of the residual.
     """
-    fwhm = photometry.fwhm
+    fwhm, step = shared.fwhm, shared.step
     known = np.isfinite(power)
     varying = is_varying(power[known])
     typical = np.median(power[known])
@@ -510,28 +551,27 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
                      (step // 2, step // 2), (step, step), source.shape)
     # as `CorrelatedNoise.from_image` does for a whole map
     reach = int(min(np.ceil(REACH * fwhm), min(source.shape) // 2))
-    sums = work('covariance', _covariance_tile, source, residual, table,
-                variation, grid if varying else None, typical, fwhm, reach,
+    sums = work('covariance', _covariance_tile, source, shared, table,
+                grid if varying else None, typical, reach,
                 tile_size=_MAX_TRANSFORM)
     whole = sum(one[0] for one in sums)
     dark = sum(one[1] for one in sums) if varying else None
-    profile = getattr(photometry.fitter, 'beam', None)
+    profile = getattr(shared.photometry.fitter, 'beam', None)
     beam = beam_of(source.meta, profile)
     return allow_for_beam(CorrelatedNoise.from_sums(
-        whole, dark, grid, source.unit, variation,
+        whole, dark, grid, source.unit, shared.variation,
         **({'fwhm': fwhm} if beam is None else beam)), profile)
 
 
-def _covariance_tile(core, source, residual, table, variation, power,
-                     typical, fwhm, reach):
+def _covariance_tile(core, source, shared, table, power, typical, reach):
     """
     Sum the products of the pairs of pixels of a tile, those of all pixels
     and those of the darker ones.
     """
     # The filter reaches beyond the pixels of which products are summed.
-    margin = int(_WIDE_OVERLAP * fwhm) + reach
-    slices, inner = widen(core, residual.shape, margin)
-    values = residual[slices].astype(float)
+    margin = int(_WIDE_OVERLAP * shared.fwhm) + reach
+    slices, inner = widen(core, source.shape, margin)
+    values = shared.files['residual'][slices].astype(float)
     near = np.ones(len(table), dtype=bool)
     for name, one in zip(('y_fit', 'x_fit'), slices, strict=True):
         near &= (table[name] > one.start - margin) & (
@@ -543,11 +583,11 @@ def _covariance_tile(core, source, residual, table, variation, power,
     if mask.all():
         return None
     values[mask] = 0.0
-    relative = _relative_rms(source, variation, slices)
+    relative = _relative_rms(source, shared.variation, slices)
     if relative is not None:
         values /= relative
     dark = None if power is None else power[slices] <= typical
-    return sum_products(values, ~mask, dark, inner, reach, fwhm)
+    return sum_products(values, ~mask, dark, inner, reach, shared.fwhm)
 
 
 def _core_mask(table, corner, shape):
