@@ -864,8 +864,9 @@ class _Run:
         used = int(np.count_nonzero(psf.stars['used']))
         samples = number_of(options.psf_oversampling, 'sample')
         self.default('psf', f'{size} x {size} pixels, each with {samples} '
-                     f'along each axis (psf_oversampling), order {psf.order}, '
-                     f'from {used} stars, FWHM {psf.fwhm():.3f} pixels')
+                     'along each axis (psf_oversampling), of order '
+                     f'{psf.meta["order"]} in the position (psf_order), from '
+                     f'{used} stars, FWHM {psf.fwhm():.3f} pixels')
         scale = self.pixel_scale
         self.note(psf_fwhm=float(psf.fwhm()), psf_stars=used,
                   **({} if scale is None else {

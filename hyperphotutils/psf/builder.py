@@ -15,7 +15,6 @@ from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.fit import PSFFit
 from hyperphotutils.psf.flags import decode_star_flags
-from hyperphotutils.psf.grid import polynomial_powers
 from hyperphotutils.psf.stars import (
     MIN_STARS,
     StarImages,
@@ -252,12 +251,6 @@ class EmpiricalPSFBuilder:
             raise TooFewStarsError(
                 problem, "see the column 'reason' of stars, or lower min_snr "
                 'of the StarSelector')
-        n_terms = len(polynomial_powers(self.order or 0))
-        if n_terms > len(images):
-            problem = (f'a polynomial of order {self.order} has {n_terms} '
-                       f'terms, more than the {len(images)} usable stars on '
-                       'the image')
-            raise TooFewStarsError(problem, 'lower order', ('order',))
         # the FWHM that the selector has found, if it is known
         fwhm = stars.meta.get('fwhm')
         if fwhm is not None:

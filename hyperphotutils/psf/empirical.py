@@ -157,7 +157,9 @@ class EmpiricalPSF:
             warnings.warn(msg, AstropyUserWarning, stacklevel=2)
 
     def __repr__(self) -> str:
-        return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
+        # the order is not that of the fit, see `PSFFit.make_psf`
+        return (f'<EmpiricalPSF(size={self.size}, '
+                f'n_terms={len(self.coefficients)}, '
                 f'oversampling={self.oversampling}, '
                 f'n_stars={self.n_stars}, fwhm={self.fwhm():.2f})>')
 

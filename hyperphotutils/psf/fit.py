@@ -105,13 +105,25 @@ class PSFFit:
         order = builder.order
         if order is None:
             order = self._choose_order()
+        self._check_order(order)
         self._run(order, builder.max_iterations)
+        self._check_order(order)
         n_used = np.count_nonzero(self.used)
         if n_used < _FEW_STARS:
             msg = (f'the PSF is made from {n_used} stars: with fewer than '
                    f'{_FEW_STARS}, a galaxy or a blend among them is not '
                    'recognized; check the images of the stars')
             warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+
+    def _check_order(self, order):
+        """
+        Check that there are as many stars as terms of the polynomial.
+        """
+        n_terms, n_used = len(polynomial_powers(order)), self.used.sum()
+        if n_terms > n_used:
+            problem = (f'{n_used} of {len(self.stars)} stars can be used, but '
+                       f'a polynomial of order {order} has {n_terms} terms')
+            raise TooFewStarsError(problem, 'lower order', ('order',))
 
     def _run(self, order, n_rounds):
         """

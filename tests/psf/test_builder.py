@@ -374,13 +374,23 @@ def test_reasons_for_too_few_stars_and_their_remedy():
 
 def test_order_needs_stars():
     """
-    A polynomial with more terms than stars has no unique solution.
+    A polynomial with more terms than stars, also those that are left after
+    the fit, has no unique solution.
     """
-    field = make_star_field((200, 200), 5, seed=1)
-    with pytest.raises(ValueError, match='order 2 has 6 terms, more than the '
-                       '5 usable stars on the image: lower order'):
-        EmpiricalPSFBuilder(SIZE, order=2)(field.data, field.truth,
-                                           error=field.error)
+    field = make_star_field((200, 200), 6, seed=1)
+    builder = EmpiricalPSFBuilder(SIZE, order=2)
+    with pytest.raises(ValueError, match='5 of 5 stars can be used, but a '
+                       'polynomial of order 2 has 6 terms: lower order'):
+        builder(field.data, field.truth[:5], error=field.error)
+    assert builder(field.data, field.truth, error=field.error).meta[
+        'order'] == 2
+    rows, columns = np.indices(field.data.shape)
+    star = field.truth[0]
+    wide = np.exp(-((columns - star['x'])**2 + (rows - star['y'])**2) / 30.0)
+    data = field.data + 2.0 * star['flux'] / wide.sum() * wide
+    with pytest.raises(ValueError, match=r'[2-5] of 6 stars can be used, but '
+                       'a polynomial of order 2 has 6 terms: lower order'):
+        builder(data, field.truth, error=field.error)
 
 
 def test_bright_star_on_a_galaxy_improves_the_psf():
