@@ -149,12 +149,10 @@ def _key(description, default=None, **limits):
 class _Options(BaseModel):
     """
     Base class of the sections: no unknown keys, no silent conversion.
-
-    The validator of a section is made when it is first used.
     """
 
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True,
-                              allow_inf_nan=False, defer_build=True)
+                              allow_inf_nan=False)
 
     # The key that is set by a plain number in place of a mapping
     number_key: ClassVar[str] = ''
