@@ -14,6 +14,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
 from numpy.typing import ArrayLike, NDArray
 
+from hyperphotutils.utils.tables import list_columns
 from hyperphotutils.utils.wcs import sources_to_pixels
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def read_ellipses(sources: Table | SkyCoord | ArrayLike, *,
         if 'sky_centroid' not in sources.colnames or wcs is None:
             msg = ('sources must have positions (x, x_fit, x_init, '
                    'x_centroid, or sky_centroid and a WCS): got the columns '
-                   f'{", ".join(sources.colnames)}')
+                   f'{list_columns(sources)}')
             raise ValueError(msg)
         sources, suffix = sources_to_pixels(sources, wcs), '_init'
     missing = np.nan if fwhm is None else fwhm

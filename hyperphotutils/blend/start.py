@@ -10,7 +10,10 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import Table
 
-__all__ = ['Start', 'position_columns', 'read_start', 'source_states']
+from hyperphotutils.utils.tables import list_columns
+
+__all__ = ['Start', 'position_columns', 'read_start', 'source_states',
+           'start_columns']
 
 _NAMES = {
     'x': ('x_init', 'x_centroid', 'x_fit', 'x', 'x_0'),
@@ -94,10 +97,10 @@ def position_columns(table, axis):
             if name in table.colnames]
 
 
-def read_start(init_params, fwhm, beam=None):
+def start_columns(init_params):
     """
-    Read the initial values of a table for `BlendGroupFitter`; sources without
-    a shape have ``fwhm`` or the FWHMs and the angle of ``beam``.
+    Return the names of the columns of a table with initial values, `None` for
+    those that it does not have; positions are required.
     """
     if not isinstance(init_params, Table):
         msg = ('init_params must be an astropy Table, got '
@@ -110,11 +113,20 @@ def read_start(init_params, fwhm, beam=None):
         if columns[key] is None:
             msg = (f'init_params needs the column {key}_init (or one of '
                    f'{", ".join(_NAMES[key][1:])}); it has '
-                   f'{", ".join(init_params.colnames)}')
+                   f'{list_columns(init_params)}')
             if _ON_SKY & {name.lower() for name in init_params.colnames}:
                 msg += ('; hyperphotutils.utils.sources_to_pixels makes it '
                         'from the positions on the sky')
             raise ValueError(msg)
+    return columns
+
+
+def read_start(init_params, fwhm, beam=None):
+    """
+    Read the initial values of a table for `BlendGroupFitter`; sources without
+    a shape have ``fwhm`` or the FWHMs and the angle of ``beam``.
+    """
+    columns = start_columns(init_params)
     n_sources = len(init_params)
 
     def read(key, default):

@@ -31,6 +31,7 @@ from astropy.coordinates import (
 from hyperphotutils.catalog.angles import read_angles
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.catalog.hyper import frames_of_comments
+from hyperphotutils.utils.tables import list_columns
 
 __all__ = ['PositionColumns', 'find_positions', 'is_equatorial', 'make_sky',
            'read_frame', 'read_positions']
@@ -159,7 +160,7 @@ def find_positions(table, where):
               for half in _HALVES[name] if half not in canonical]
     needed = (' and '.join(dict.fromkeys(halves))
               or 'RA and DEC, or GLON and GLAT')
-    has = ', '.join(table.colnames) or 'no columns'
+    has = list_columns(table)
     has = has if len(has) <= _MAX_LENGTH else (
         f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)')
     msg = f'{where} needs the columns of positions, {needed}: it has {has}'

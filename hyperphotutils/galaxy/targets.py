@@ -10,6 +10,8 @@ from astropy.stats import mad_std
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
+from hyperphotutils.utils.tables import list_columns
+
 __all__ = ['Stamps', 'Targets', 'find_neighbors', 'find_targets',
            'mask_others', 'stamp_index']
 
@@ -358,6 +360,6 @@ def read_positions(table):
         if key not in values:
             msg = (f'init_params needs the column {key}_init (or one of '
                    f'{", ".join(_NAMES[key][1:])}); it has '
-                   f'{", ".join(table.colnames)}')
+                   f'{list_columns(table)}')
             raise ValueError(msg)
     return values

@@ -43,6 +43,7 @@ from hyperphotutils.utils.gaussians import (
 )
 from hyperphotutils.utils.tables import (
     as_masked_image,
+    list_columns,
     make_repr,
     open_nddata,
     result_meta,
@@ -532,7 +533,7 @@ class _Catalog:
         names = sources.colnames
         if 'sky_centroid' not in names:
             msg = ('sources needs the column sky_centroid; it has '
-                   f'{", ".join(names) or "no columns"}')
+                   f'{list_columns(sources)}')
             raise ValueError(msg)
         sky = sources['sky_centroid']
         if not isinstance(sky, SkyCoord):

@@ -13,13 +13,14 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
-from astropy.table import QTable, Table
+from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.footprints import core_is_usable
+from hyperphotutils.blend.start import start_columns
 from hyperphotutils.detection.highpass import margin_rings
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -340,9 +341,9 @@ class MeasuredMap:
         Return initial values with the shape of the beam, if they have
         none and the beam is known, scaled to a mean FWHM of ``fwhm``.
         """
-        given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}
-        if (self.beam is None or not isinstance(init, Table)
-                or given & set(init.colnames)):
+        # a table without positions is refused as it was given
+        columns = start_columns(init)
+        if self.beam is None or columns['fwhm_major'] is not None:
             return init
         init = QTable(init, copy=True)
         for name, value in zip(('fwhm_major', 'fwhm_minor', 'theta'),

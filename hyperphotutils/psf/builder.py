@@ -31,7 +31,7 @@ from hyperphotutils.utils import (
     strip_units,
 )
 from hyperphotutils.utils.checks import check_plane
-from hyperphotutils.utils.tables import pixel_columns
+from hyperphotutils.utils.tables import list_columns, pixel_columns
 
 if TYPE_CHECKING:
     from astropy.units import Quantity
@@ -228,7 +228,7 @@ class EmpiricalPSFBuilder:
             ('x_init', 'y_init'), ('x', 'y')))
         if positions is None:
             msg = ('stars must have the columns x_centroid and y_centroid, '
-                   f'or x and y: it has {", ".join(stars.colnames)}')
+                   f'or x and y: it has {list_columns(stars)}')
             raise ValueError(msg)
         x, y = positions
         ny, nx = values.shape

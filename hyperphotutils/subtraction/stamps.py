@@ -14,6 +14,8 @@ from astropy.table import QTable, Table
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from hyperphotutils.utils.tables import list_columns
+
 if TYPE_CHECKING:
     from astropy.units import UnitBase
     from astropy.wcs import WCS
@@ -299,7 +301,7 @@ def read_positions(positions, wcs):
             missing = _Y_NAMES if columns[0] else _X_NAMES
             msg = (f'positions must have one of the columns '
                    f'{", ".join(missing)}: it has '
-                   f'{", ".join(positions.colnames)}')
+                   f'{list_columns(positions)}')
             raise ValueError(msg)
         x, y = (positions[names[0]] for names in columns)
     else:

@@ -282,6 +282,13 @@ def as_masked_image(data: ArrayLike, mask: ArrayLike | None = None, *,
     return data, merged
 
 
+def list_columns(table):
+    """
+    Return the names of the columns of a table as a text for messages.
+    """
+    return ', '.join(table.colnames) or 'no columns'
+
+
 def pixel_columns(table, pairs):
     """
     Return x and y from the first pair of columns that a table has, NaN where

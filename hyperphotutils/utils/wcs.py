@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.gaussians import wrap_angle
-from hyperphotutils.utils.tables import pixel_columns
+from hyperphotutils.utils.tables import list_columns, pixel_columns
 
 if TYPE_CHECKING:
     from astropy.coordinates import BaseCoordinateFrame
@@ -595,7 +595,7 @@ def sources_to_pixels(table: Table, wcs: WCS) -> QTable:
     wcs = celestial_part(wcs)
     if 'sky_centroid' not in table.colnames:
         msg = ("table must have the column 'sky_centroid': it has "
-               f'{", ".join(table.colnames)}')
+               f'{list_columns(table)}')
         raise ValueError(msg)
     sky = table['sky_centroid']
     units = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
@@ -659,7 +659,7 @@ def table_positions(table, pairs, wcs, name):
     else:
         columns = ', '.join(' and '.join(pair) for pair in pairs)
         msg = (f'{name} must have the columns {columns}, sky_centroid, or ra '
-               f'and dec: got {", ".join(table.colnames) or "no column"}')
+               f'and dec: got {list_columns(table)}')
         raise ValueError(msg)
     if wcs is None:
         msg = 'wcs must be given with positions on the sky'

@@ -1089,6 +1089,8 @@ class TestBadInput:
          'init_params needs the column y_init'),
         (Table({'a': [1.0]}), ValueError,
          'init_params needs the column x_init .*; it has a'),
+        (Table(), ValueError,
+         'init_params needs the column x_init .*; it has no columns$'),
         (Table({'RA': [1.0], 'DEC': [1.0]}), ValueError,
          'it has RA, DEC; hyperphotutils.utils.sources_to_pixels makes it '
          'from the positions on the sky'),

@@ -525,6 +525,8 @@ def test_wrong_input_is_named(psf, stamps):
         fitter(stamps[0])
     with pytest.raises(ValueError, match='needs the column x_init'):
         fitter(stamps[0], init_params=QTable({'ra': [1.0]}))
+    with pytest.raises(ValueError, match=r'it has no columns$'):
+        fitter(stamps[0], init_params=QTable())
     with pytest.raises(ValueError, match=r'stamps must have the shape'):
         fitter(stamps[:, :40, :40])
     with pytest.raises(ValueError, match='a row for each stamp'):

@@ -391,6 +391,21 @@ def test_no_given_sources(image, noise, tmp_path):
                            whole.make_model_image())
 
 
+@pytest.mark.parametrize(('columns', 'has'), [
+    ({}, 'no columns'), ({'a': [1.0]}, 'a')])
+def test_given_sources_without_positions(image, columns, has):
+    """
+    The whole map and tiles say what is needed, and what the table of the user
+    has, also if the beam would add columns.
+    """
+    assert image.meta['beam_fwhm_pix'] > 0.0
+    photometry = HyperPhotometry(FWHM)
+    for measure in (photometry, TiledPhotometry(photometry, 131)):
+        with pytest.raises(ValueError, match=r'^init_params needs the column '
+                           rf'x_init \(or one of .*\); it has {has}$'):
+            measure(image, init_params=QTable(columns))
+
+
 def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     """
     Results do not depend on the number of processes or on what an

@@ -240,8 +240,10 @@ def test_too_few_stars(field, stars):
     with pytest.raises(ValueError, match='usable stars on the image is 1'):
         EmpiricalPSFBuilder()(field.data, stars[stars['accepted']][:1],
                               error=field.error)
-    with pytest.raises(ValueError, match='stars must have the columns'):
-        EmpiricalPSFBuilder()(field.data, QTable({'a': [1.0]}))
+    for columns, has in (({'a': [1.0]}, 'a'), ({}, 'no columns')):
+        with pytest.raises(ValueError, match='stars must have the columns '
+                           f'.*: it has {has}$'):
+            EmpiricalPSFBuilder()(field.data, QTable(columns))
     with pytest.raises(ValueError, match='usable stars on the image is 0'):
         EmpiricalPSFBuilder()(field.data, QTable({'x': [-90.0, 999.0],
                                                   'y': [5.0, 5.0]}))
