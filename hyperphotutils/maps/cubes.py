@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hyperphotutils.maps.beams import beam_columns, find_beam
 from hyperphotutils.maps.errors import MapError
-from hyperphotutils.maps.extensions import BIT_FLAGS, warn_unused
+from hyperphotutils.maps.extensions import BIT_FLAGS, INVERTED, warn_unused
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
@@ -114,6 +114,9 @@ class MapCube:
     masks : dict
         Functions that return the mask of a channel, `True` at bad
         pixels, by the extensions that they are read from.
+
+    unused_masks : str or `None`
+        The extensions with masks or bit flags that are not used.
     """
 
     planes: Callable = field(repr=False)
@@ -127,6 +130,7 @@ class MapCube:
     settings: dict
     beams_table: Table | None = None
     masks: dict = field(default_factory=dict, repr=False)
+    unused_masks: str | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -222,6 +226,7 @@ class MapCube:
                         / self.pixel_scale).to_value(u.one)
         return values, {'mask_extension': self.mask_extension,
                         'n_masked': n_masked,
+                        'unused_masks': self.unused_masks,
                         **blank_fill_values(values, fill_value, fwhm)}
 
     def channel(self, index: int) -> CCDData:
@@ -585,12 +590,14 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
             path = name if isinstance(source, str | PathLike) else None
             planes = _open_planes(hdu, layout['shape'], path,
                                   about['extension'])
-            masks, problems = _open_masks(about.pop('masks'), hdu.shape,
-                                          layout['shape'], path)
+            masks, unused = _open_masks(about.pop('masks'), hdu.shape,
+                                        layout['shape'], path)
             cube = MapCube(planes=planes, name=name, settings=settings,
-                           masks=masks, **layout,
+                           masks=masks,
+                           unused_masks=' and '.join(unused) or None,
+                           **layout,
                            **_take_beams(about, layout['shape'][0], beam))
-        warn_unused(cube, problems, stacklevel=3)
+        warn_unused(cube, unused.values(), stacklevel=3)
         if masks:
             _check_masked(cube)
         return cube
@@ -620,19 +627,19 @@ def _open_planes(hdu, shape, path, extension):
 
 def _open_masks(found, stored, shape, path):
     """
-    Return the functions that read the masks of a cube by extension, and what
-    is wrong with others.
+    Return the functions that read the masks of a cube, and what is wrong with
+    others, both by extension.
 
     The cube has the shape ``stored`` in the file. All planes of the masks
     are read once, one at a time, because bit flags are recognized by their
     values.
     """
-    masks, problems = {}, []
+    masks, problems = {}, {}
     lengths = {tuple(n for n in stored if n > 1): shape,
                tuple(n for n in shape[1:] if n > 1): (1, *shape[1:])}
     for extension, hdu in found.items():
         if isinstance(hdu, str):
-            problems.append(f'extension {extension} {hdu}')
+            problems[extension] = f'extension {extension} {hdu}'
             continue
         mask_shape = lengths.get(tuple(n for n in hdu.shape if n > 1))
         if mask_shape is None:
@@ -643,8 +650,8 @@ def _open_masks(found, stored, shape, path):
                 masks[extension] = MaskPlanes(planes, mask_shape[0])
                 continue
             problem = BIT_FLAGS
-        problems.append(f'extension {extension} {problem}: set the bad '
-                        'pixels of the cube to NaN')
+        problems[extension] = (f'extension {extension} {problem}: set the '
+                               'bad pixels of the cube to NaN')
     return masks, problems
 
 
@@ -665,9 +672,8 @@ def _check_masked(cube):
     if lost > 0.5:
         msg = (f'extension {cube.mask_extension} of '
                f'{cube.filename or "the FITS file"} masks '
-               f'{100.0 * lost:.0f} % of the values of the cube: if it is '
-               'not 0 at good pixels, pass the HDU of the cube to read it '
-               'without the mask')
+               f'{100.0 * lost:.0f} % of the values of the cube: '
+               f'{INVERTED}')
         warnings.warn(msg, AstropyUserWarning, stacklevel=3)
 
 

@@ -16,9 +16,13 @@ from hyperphotutils.maps.units import parse_unit
 
 __all__ = []  # shared by the readers of maps, cubes, and images only
 
-# The problem of masks that may be 1 at good pixels
-BIT_FLAGS = ('has bit flags or values other than 0, 1, and 255, some of which '
-             'may mark good pixels')
+# The problem of masks that may not be 0 at good pixels
+BIT_FLAGS = ('has bit flags or values other than 0 and 1, or 0 and 255, some '
+             'of which may mark good pixels')
+
+# What can be done about a mask that takes most values
+INVERTED = ('if it is not 0 at good pixels, invert it in the file, or remove '
+            'it from the file')
 
 
 def standard_deviations(error, shape, unit, *, remedy):
@@ -76,7 +80,7 @@ def errors_and_mask(image, unit, *, mask_given=False):
         image, remedy='give an image that is not 0 at bad pixels as a file '
         '(mask)')
     if not mask_given:
-        problems += unused
+        problems += unused.values()
     warn_unused(image, problems, stacklevel=4)
     return error, mask, used
 
@@ -84,16 +88,17 @@ def errors_and_mask(image, unit, *, mask_given=False):
 def join_masks(image, *, remedy):
     """
     Return the mask that the file of an image has beside it, `None` without
-    one; the names of the extensions in it; and what is wrong with others.
+    one; the names of the extensions in it; and what is wrong with others, by
+    their names.
 
     The ``image`` is a `~hyperphotutils.maps.FitsImage`, and ``remedy`` the
     end of the messages.
     """
     shape = image.data.shape
-    mask, used, problems = None, [], []
+    mask, used, problems = None, [], {}
     for extension, values in image.masks.items():
         if isinstance(values, str):
-            problems.append(f'extension {extension} {values}')
+            problems[extension] = f'extension {extension} {values}'
             continue
         if values is None:
             problem = BIT_FLAGS
@@ -104,7 +109,7 @@ def join_masks(image, *, remedy):
             mask = values if mask is None else mask | values
             used.append(extension)
             continue
-        problems.append(f'extension {extension} {problem}: {remedy}')
+        problems[extension] = f'extension {extension} {problem}: {remedy}'
     return mask, ' and '.join(used), problems
 
 

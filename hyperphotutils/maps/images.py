@@ -59,6 +59,9 @@ _ERROR_KINDS = {'stddevuncertainty': 1, 'std': 1, 'varianceuncertainty': 2,
 # Names of masks and of bit flags of the pixels.
 _QUALITY_NAMES = ('MASK', 'DQ', 'FLAG', 'FLAGS', 'QUALITY')
 
+# The values of bad pixels with which masks are written, of any data type.
+_MASK_VALUES = (1, 255)
+
 # Words in the names of masks that do not mark bad pixels.
 _SOURCE_WORDS = ('SOURCE', 'SOURCES', 'OBJECT', 'OBJECTS')
 
@@ -661,8 +664,9 @@ def _load_mask(hdu):
 def is_mask(hdu, parts):
     """
     Whether the values of an HDU, in any number of parts, are a mask: all are
-    0, which is good in masks and bit flags, or one value with which masks
-    are written. Bit flags may have one value, too, but need more than 8 bits.
+    0, which is good in masks and bit flags, or one of the values with which
+    masks are written. Any other value, even if it is the only one, may be
+    that of a flag, such as that of the pixels of sources.
     """
     mark = None
     named = 'MASK' in _words(hdu)
@@ -672,9 +676,9 @@ def is_mask(hdu, parts):
             continue
         if mark is None:
             mark = marks[0]
-        if not named or (marks != mark).any():
+        if not named or mark not in _MASK_VALUES or (marks != mark).any():
             return False
-    return mark is None or abs(hdu.header['BITPIX']) == 8 or mark in (1, 255)
+    return True
 
 
 def _stem(hdu):

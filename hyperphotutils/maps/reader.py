@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike
 from hyperphotutils.maps.beams import find_beam
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.extensions import (
+    INVERTED,
     join_masks,
     standard_deviations,
     warn_unused,
@@ -164,6 +165,8 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
         * ``'error_extension'``: the extension of the errors, or `None`;
         * ``'mask_extension'``: the extension of the mask, or `None`;
         * ``'n_masked'``: the number of pixels that it masks;
+        * ``'unused_masks'``: the extensions with masks or bit flags that
+          are not used, or `None`;
         * ``'fill_values'``: the fill values found;
         * ``'n_fill'``: the number of pixels with a fill value.
 
@@ -183,12 +186,15 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     number and the version (``EXTVER``) of the map, such as MASK_2 for
     SCI_2, or also its name, such as SCI_MASK; a mask for which the file
     has no image is not used, with a warning. Masks of sources
-    (SOURCE_MASK) are not masks of bad pixels. Bit flags
-    are not used, as some may mark good pixels, and a warning names them:
-    DQ, FLAGS, QUALITY, a MASK with several values, or one of more than 8
-    bits with a value other than 1 and 255. A mask that takes more than
-    half of the values of the map is used with a warning. Pass the HDU of
-    the map to read it without its other extensions.
+    (SOURCE_MASK) are not masks of bad pixels.
+
+    The values of a MASK, of any data type, are 0 at good pixels and
+    either 1 or 255 at all bad ones. Bit flags are not used, as some may
+    mark good pixels, and a warning names them: DQ, FLAGS, QUALITY, or a
+    MASK with any other value, NaN included, even if it is the only one.
+    A mask that takes more than half of the values of the map is used
+    with a warning. Pass the HDU of the map to read it without its other
+    extensions.
 
     Axes of length 1 other than the celestial axes are dropped, and their
     keywords are ignored. Sky coordinates are read by astropy: any
@@ -321,11 +327,11 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
 def _blank_masked(image, data):
     """
     Set the pixels that the file of an image masks to NaN; return the metadata
-    ``'mask_extension'`` and ``'n_masked'``.
+    ``'mask_extension'``, ``'n_masked'``, and ``'unused_masks'``.
     """
-    mask, used, problems = join_masks(
+    mask, used, unused = join_masks(
         image, remedy='set the bad pixels of the map to NaN')
-    warn_unused(image, problems, stacklevel=6)
+    warn_unused(image, unused.values(), stacklevel=6)
     n_masked, lost = blank_masked(data, None if mask is None
                                   else mask.reshape(data.shape))
     if lost == 1.0:
@@ -334,11 +340,11 @@ def _blank_masked(image, data):
         raise MapError(msg)
     if lost > 0.5:
         msg = (f'extension {used} of {image.filename or "the FITS file"} '
-               f'masks {100.0 * lost:.0f} % of the values of the map: if it '
-               'is not 0 at good pixels, pass the HDU of the map to read it '
-               'without the mask')
+               f'masks {100.0 * lost:.0f} % of the values of the map: '
+               f'{INVERTED}')
         warnings.warn(msg, AstropyUserWarning, stacklevel=5)
-    return {'mask_extension': used or None, 'n_masked': n_masked}
+    return {'mask_extension': used or None, 'n_masked': n_masked,
+            'unused_masks': ' and '.join(unused) or None}
 
 
 def _describe_blank(meta):

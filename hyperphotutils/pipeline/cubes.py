@@ -35,6 +35,7 @@ from hyperphotutils.pipeline.extraction import beam_shapes, extract_image
 from hyperphotutils.pipeline.folders import PARTS, read_record, write_record
 from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
+    describe_mask,
     describe_reasons,
     format_rows,
     number_of,
@@ -224,7 +225,7 @@ class CubeResult:
         meta = {} if self.table is None else self.table.meta
         rows = [
             ('extension', cube.extension),
-            ('mask', cube.mask_extension or 'none in the file'),
+            ('mask', describe_mask(cube.mask_extension, cube.unused_masks)),
             ('size', f'{len(cube)} channels of {nx} x {ny} pixels of '
                      f'{cube.pixel_scale:.4g}'),
             (cube.spectral_name, f'{axis[0]:.8g} to {axis[-1]:.8g} '

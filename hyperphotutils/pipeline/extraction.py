@@ -33,6 +33,7 @@ from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS, scratch_folder
 from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
+    describe_mask,
     describe_reasons,
     describe_threshold,
     format_rows,
@@ -481,7 +482,8 @@ def _describe_map(image):
     return format_rows([
         ('extension', meta['extension']),
         ('errors', meta['error_extension'] or 'none in the file'),
-        ('mask', _describe_mask(meta)),
+        ('mask', describe_mask(meta['mask_extension'], meta['unused_masks'],
+                               meta['n_masked'])),
         ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
                  f'{count_true(image.mask)} of them missing{filled}'),
         ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
@@ -491,12 +493,6 @@ def _describe_map(image):
         ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
         ('psf', meta.get('psf_source', 'none: a Gaussian beam')),
     ])
-
-
-def _describe_mask(meta):
-    if not meta['mask_extension']:
-        return 'none in the file'
-    return f'{meta["mask_extension"]}: {number_of(meta["n_masked"], "pixel")}'
 
 
 def extract_map(path, config, *, progress_bar=False):

@@ -175,6 +175,18 @@ def describe_maps(tables):
             for map_id, table in tables.items()}
 
 
+def describe_mask(used, unused, n_masked=None):
+    """
+    Describe the extensions with masks of a map or a cube: those that are used,
+    with their number of pixels if it is known, and others.
+    """
+    if used and n_masked is not None:
+        used += f': {number_of(n_masked, "pixel")}'
+    if unused:
+        unused += ' not used: see the warnings'
+    return '; '.join(filter(None, (used, unused))) or 'none in the file'
+
+
 def describe_reasons(n_rejected):
     """
     Return the numbers of rejected detections as text.

@@ -663,7 +663,7 @@ class TestMasks:
     @pytest.mark.parametrize('kind', [fits.ImageHDU, fits.CompImageHDU])
     @pytest.mark.parametrize('suffix', ['', '.gz'])
     @pytest.mark.parametrize(('select', 'dtype', 'mark'), [
-        (np.s_[:], 'u1', 1), (np.s_[:], 'i2', 255), (np.s_[0], 'u1', 4),
+        (np.s_[:], 'u1', 1), (np.s_[:], 'i2', 255), (np.s_[0], 'u1', 255),
         (np.s_[:1], 'u1', 1)])
     def test_used(self, make_file, bad, kind, suffix, select, dtype, mark):
         """
@@ -703,7 +703,8 @@ class TestMasks:
     @pytest.mark.parametrize(('select', 'problem'), [
         (np.s_[:2], 'has other pixels than the cube and its channels: set the '
                     'bad pixels of the cube to NaN'),
-        (np.s_[:], 'has bit flags or values other than 0, 1, and 255, some')])
+        (np.s_[:], 'has bit flags or values other than 0 and 1, or 0 and 255, '
+                   'some')])
     def test_cannot_be_used(self, make_file, bad, select, problem):
         """
         Masks of other pixels and bit flags, of which one may be in a later
@@ -719,6 +720,17 @@ class TestMasks:
         assert len(caught) == 1
         assert caught[0].filename == __file__
         assert cube.mask_extension is None
+        assert cube.unused_masks == '2 (MASK)'
+        assert cube.channel(0).meta['unused_masks'] == '2 (MASK)'
+        assert np.isfinite(cube.plane(0)).all()
+
+    @pytest.mark.parametrize('dtype', ['u1', 'i2', 'f4'])
+    def test_other_values(self, make_file, bad, dtype):
+        """
+        As for maps, one value other than 1 and 255 may be a flag.
+        """
+        with pytest.warns(AstropyUserWarning, match='has bit flags or values'):
+            cube = read_cube(make_file((2 * bad).astype(dtype)))
         assert np.isfinite(cube.plane(0)).all()
 
     def test_of_no_image(self, make_file, bad):
@@ -743,7 +755,8 @@ class TestMasks:
         mask[:, :10] = 0
         with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) of '
                           r'.*cube\.fits masks 67 % of the values of the '
-                          'cube') as caught:
+                          'cube: if it is not 0 at good pixels, invert it in '
+                          'the file, or remove it from the file$') as caught:
             read_cube(make_file(mask))
         assert caught[0].filename == __file__
         mask[:] = [[[0]], [[1]], [[0]]]

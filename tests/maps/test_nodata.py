@@ -398,11 +398,12 @@ class TestMasks:
         return bad
 
     @pytest.mark.parametrize(('dtype', 'value'), [
-        ('u1', 1), ('u1', 255), ('u1', 4), ('i2', 1), ('i4', 255),
-        ('f4', 1.0)])
+        ('u1', 1), ('u1', 255), ('i2', 1), ('i4', 255), ('f4', 1.0),
+        ('f8', 255.0)])
     def test_used(self, make_file, field, bad, dtype, value):
         """
-        Masked pixels have no values, by whatever number masks are written.
+        Masked pixels have no values, whatever the type of the mask and the
+        number with which it is written.
         """
         hdus = make_file(MASK=((bad * value).astype(dtype), {}))
         image = read_map(hdus)
@@ -410,6 +411,7 @@ class TestMasks:
         assert_array_equal(np.isnan(image.data), image.mask)
         assert image.meta['mask_extension'] == '2 (MASK)'
         assert image.meta['n_masked'] == bad.sum()
+        assert image.meta['unused_masks'] is None
         # the HDU alone has no mask beside it
         alone = read_map(hdus['SCI'])
         assert_array_equal(alone.mask, field == 0.0)
@@ -460,6 +462,44 @@ class TestMasks:
         assert caught[0].filename == __file__
         assert_array_equal(image.mask, field == 0.0)
         assert image.meta['mask_extension'] is None
+        assert image.meta['unused_masks'] == f'2 ({name})'
+
+    @pytest.mark.parametrize(('dtype', 'value'), [
+        ('u1', 2), ('i1', -1), ('i2', 2), ('i4', 32), ('f4', 2.0),
+        ('f4', 0.5), ('f4', np.nan)])
+    def test_other_values(self, make_file, field, bad, dtype, value):
+        """
+        A single value that is not one of masks may be a flag of good pixels,
+        such as those of sources, whatever its type: it is not used.
+        """
+        values = np.where(bad, value, 0).astype(dtype)
+        with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) '
+                          'has bit flags or values other than 0 and 1, or 0 '
+                          'and 255, some of which may mark good pixels: set '
+                          'the bad pixels of the map to NaN'):
+            image = read_map(make_file(MASK=(values, {})))
+        assert_array_equal(image.mask, field == 0.0)
+
+    def test_two_values(self, make_file, field, bad):
+        """
+        Both values of masks in one are two flags.
+        """
+        values = bad.astype('u1')
+        values[22] *= 255
+        with pytest.warns(AstropyUserWarning, match='has bit flags or values'):
+            image = read_map(make_file(MASK=(values, {})))
+        assert_array_equal(image.mask, field == 0.0)
+
+    def test_used_beside_unused(self, make_file, field, bad):
+        """
+        The metadata tell masks that are used from others.
+        """
+        hdus = make_file(MASK=(bad.astype('u1'), {}), DQ=(4 * bad, {}),
+                         FLAGS=(2 * bad, {}))
+        with pytest.warns(AstropyUserWarning, match='has bit flags'):
+            image = read_map(hdus)
+        assert image.meta['mask_extension'] == '2 (MASK)'
+        assert image.meta['unused_masks'] == '3 (DQ) and 4 (FLAGS)'
 
     def test_other_shape(self, make_file, field):
         """
@@ -468,6 +508,7 @@ class TestMasks:
         with pytest.warns(AstropyUserWarning, match='has other pixels'):
             image = read_map(make_file(MASK=(np.ones((3, 4), 'u1'), {})))
         assert_array_equal(image.mask, field == 0.0)
+        assert image.meta['unused_masks'] == '2 (MASK)'
 
     @pytest.mark.parametrize(('name', 'mask'), [
         ('SCI', 'SCI_MASK'), ('SCI', 'mask_sci'), ('F160W', 'F160W_MASK'),
@@ -501,6 +542,7 @@ class TestMasks:
         assert len(caught) == 1
         assert_array_equal(image.mask, field == 0.0)
         assert image.meta['mask_extension'] is None
+        assert image.meta['unused_masks'] == f'2 ({mask})'
         hdus[2].header.update(advice)
         hdus = fits.HDUList([*hdus[:2], fits.ImageHDU(hdus[2].data,
                                                       hdus[2].header)])
@@ -541,7 +583,8 @@ class TestMasks:
     @pytest.mark.parametrize('fill', [0.0, -99.0])
     def test_most_values_masked(self, make_file, field, fill):
         """
-        A mask that may be 1 at good pixels is warned of; one of the frame
+        A mask that may be 1 at good pixels is warned of, with an advice that
+        also those who have only the command can follow; one of the frame
         without values is not.
         """
         frame = field == 0.0
@@ -549,7 +592,9 @@ class TestMasks:
         most = ~frame
         most[:20] = False
         with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) of '
-                          r'the FITS file masks [6-9]\d % of the values'):
+                          r'the FITS file masks [6-9]\d % of the values of '
+                          'the map: if it is not 0 at good pixels, invert it '
+                          'in the file, or remove it from the file$'):
             read_map(make_file(MASK=((most | frame).astype('u1'), {})))
         assert read_map(make_file(MASK=(frame.astype('u1'), {}))).meta[
             'n_masked'] == np.count_nonzero(frame)

@@ -730,6 +730,25 @@ def test_mask_in_the_file_of_a_cube(sim, tmp_path, subtract):
     assert re.search(r'mask +2 \(MASK\)\n', log)
 
 
+def test_unused_mask_in_the_file_of_a_cube(sim, tmp_path):
+    """
+    The log does not say that there is none.
+    """
+    path = tmp_path / 'flagged.fits'
+    fits.HDUList([
+        fits.PrimaryHDU(), fits.ImageHDU(sim.hdu.data, sim.hdu.header,
+                                         name='SCI'),
+        fits.ImageHDU(np.ones((3, 4), 'u1'), name='MASK')]).writeto(path)
+    process_maps(PipelineConfig(
+        input={'maps': [str(path)], 'datacube': True},
+        run={'detection_only': True},
+        output={'directory': str(tmp_path / 'out'), 'overview': False,
+                'report': False}))
+    log = (tmp_path / 'out' / 'flagged' / 'run.log').read_text('utf-8')
+    assert re.search(r'mask +2 \(MASK\) not used: see the warnings\n', log)
+    assert '2 (MASK) has other pixels' in log
+
+
 def test_command_line_refuses(cube, capsys):
     """
     The command needs a cube.

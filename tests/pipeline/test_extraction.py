@@ -160,6 +160,34 @@ def test_mask_of_the_file(map_file, full, tmp_path, tile_size):
     assert distance.min() > 5.0
 
 
+def test_unused_mask_of_the_file(map_file, tmp_path):
+    """
+    The log does not say that a file has no mask if it has one that is not
+    used, alone or beside another.
+    """
+    with fits.open(map_file) as hdus:
+        data, header = hdus[0].data, hdus[0].header
+    flags = np.zeros(data.shape, dtype=np.int16)
+    flags[:3] = 4
+    hdus = fits.HDUList([fits.PrimaryHDU(data, header),
+                         fits.ImageHDU(flags, name='DQ')])
+    hdus.writeto(tmp_path / 'flags.fits')
+    hdus.append(fits.ImageHDU((flags != 0).astype('u1'), name='MASK'))
+    hdus.writeto(tmp_path / 'both.fits')
+    process_maps(PipelineConfig(
+        input={'maps': [str(tmp_path / 'flags.fits'),
+                        str(tmp_path / 'both.fits')]},
+        run={'detection_only': True},
+        output={'directory': str(tmp_path / 'out'), 'overview': False,
+                'report': False}))
+    used = f'2 (MASK): {np.count_nonzero(flags)} pixels; '
+    for name, text in (('flags', ''), ('both', used)):
+        log = (tmp_path / 'out' / name / 'run.log').read_text()
+        assert (f'mask          {text}1 (DQ) not used: see the warnings\n'
+                in log)
+        assert '1 (DQ) has bit flags' in log[log.index('warnings      1'):]
+
+
 @pytest.mark.parametrize('suffix', ['ecsv', 'ipac', 'csv', 'fits'])
 def test_table_gives_positions_and_shapes(map_file, full, tmp_path, suffix):
     """
