@@ -13,14 +13,24 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hyperphotutils.visualization.maps import (
+    Panel,
     asinh_norm,
     average,
     bar_label,
     bar_ticks,
+    describe_factor,
+    describe_sources,
+    draw_image,
     draw_sources,
+    draw_title,
+    ellipse_factor,
+    fit_title,
+    fit_titles,
+    height_of_more_lines,
     label_axes,
     readable_unit,
     robust_statistics,
+    set_titles,
 )
 
 if TYPE_CHECKING:
@@ -31,10 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ['choose_channels', 'plot_channels']
 
-_CMAP, _MISSING_COLOR = 'cividis', '0.85'
+_CMAP = 'cividis'
 
 # Geometry of the figure in inches; panels have the usual size in journals.
 _PANEL = 2.6
+_MIN_WIDTH = 1.5
 _LEFT, _RIGHT, _BOTTOM, _TOP = 1.0, 1.0, 0.6, 0.65
 _COLUMN_GAP, _ROW_GAP = 0.12, 0.3
 _BAR_GAP, _BAR_WIDTH = 0.1, 0.16
@@ -100,7 +111,10 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
 
     table : `~astropy.table.Table`, optional
         The sources: a result of the photometry with the column
-        ``channel``. Each is drawn as an ellipse at half of its maximum.
+        ``channel``. Each is drawn as an ellipse along half of its
+        maximum; in all panels twice as large, as the title of the figure
+        then states, where this would hide the sources and they are not
+        crowded. Ellipses of sources with the flag ``doubtful`` are dashed.
 
     background : `~hyperphotutils.maps.MapCube` or 3D array_like, optional
         The background to subtract, in the unit of the cube. All channels
@@ -111,7 +125,7 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
         The channels. The default is the result of `choose_channels`.
 
     title : str, optional
-        The title above the panels.
+        The title above the panels, in several lines if it is long.
 
     Returns
     -------
@@ -139,7 +153,34 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
     if channels is None:
         channels = choose_channels(len(cube), table)
     norm, scale, unit = _colors(cube, background, channels)
-    size, boxes, bar_box, n_columns = _layout(len(channels), cube.shape[1:])
+    ny, nx = cube.shape[1:]
+    window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+    step = -(-max(ny, nx) // _MAX_SIDE)
+    width, height = _panel_size((ny, nx))
+    beams = [_beam(cube, channel) for channel in channels]
+    tables = [None if table is None else
+              table[np.asarray(table['channel']) == channel]
+              for channel in channels]
+    # the same for all panels: that of the most crowded one
+    factor = min((ellipse_factor(here, beam, window, width)
+                  for here, beam in zip(tables, beams, strict=True)
+                  if here), default=1)
+    described = [describe_sources(here, beam, 1)
+                 for here, beam in zip(tables, beams, strict=True)]
+    # (what is doubtful is said once for all panels)
+    titles = [fit_titles(_name_channel(cube, channel), texts[:1], width,
+                         'small')
+              for channel, texts in zip(channels, described, strict=True)]
+    notes = describe_factor(factor)
+    if any(len(texts) > 1 for texts in described):
+        notes.append('dashed: doubtful')
+    n_columns = _count_columns(len(channels))
+    fitting_title = fit_title('; '.join(filter(None, [title, *notes])),
+                              n_columns * (width + _COLUMN_GAP)
+                              - _COLUMN_GAP + _RIGHT)
+    size, boxes, bar_box = _layout(
+        len(channels), n_columns, width, height, fitting_title.more_height,
+        height_of_more_lines(titles, 'small'))
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
     for number, channel in enumerate(channels):
@@ -147,39 +188,39 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
         labeled = number == (len(channels) - 1) // n_columns * n_columns
         axes = figure.add_axes(
             boxes[number], projection=cube.wcs if labeled else None)
-        image = _plane(cube, background, channel) * scale
-        shown = _draw_plane(axes, image, norm)
+        # where titles begin
+        axes.set_anchor('W')
+        image = average(_plane(cube, background, channel) * scale, None, step)
+        mappable = draw_image(axes, Panel('', image, _CMAP, norm, 'both'),
+                              window, step=step)
         if labeled:
             label_axes(axes, cube.wcs, left=True, bottom=True)
         else:
             axes.set_xticks([])
             axes.set_yticks([])
-        ny, nx = image.shape
-        window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
-        axes.set_xlim(window[:2])
-        axes.set_ylim(window[2:])
-        here = None
-        if table is not None:
-            here = table[np.asarray(table['channel']) == channel]
         if np.isfinite(image).any():
-            draw_sources(axes, image, here, _beam(cube, channel), window)
-        value = cube.spectral_axis[channel]
-        for known in (u.km / u.s, u.GHz):
-            if value.unit.is_equivalent(known):
-                value = value.to(known)
-        axes.set_title(f'{channel}: {value:.7g}', loc='left', size='small')
-        axes.set_title(axes.get_title(loc='right'), loc='right',
-                       size='small')
-    bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend='both',
-                          extendfrac=0.02)
+            draw_sources(axes, image, tables[number], beams[number], window,
+                         step=step, factor=factor)
+        set_titles(axes, titles[number], 'small')
+    bar = figure.colorbar(mappable, cax=figure.add_axes(bar_box),
+                          extend='both', extendfrac=0.02,
+                          ticks=bar_ticks(norm))
     bar.set_label(bar_label(
         '' if unit is None else unit.to_string('unicode'), norm))
-    bar.set_ticks(bar_ticks(norm))
     bar.minorticks_off()
-    if title:
-        figure.text(boxes[0][0], 1 - 0.12 / size[1], title, va='top',
-                    size=min(12.0, 110.0 * size[0] / len(title)))
+    draw_title(figure, fitting_title, boxes[0][0])
     return figure
+
+
+def _name_channel(cube, channel):
+    """
+    Return the number and the spectral coordinate of a channel as text.
+    """
+    value = cube.spectral_axis[channel]
+    for known in (u.km / u.s, u.GHz):
+        if value.unit.is_equivalent(known):
+            value = value.to(known)
+    return f'{channel}: {value:.7g}'
 
 
 def _plane(cube, background, channel):
@@ -226,23 +267,6 @@ def _colors(cube, background, channels):
     return asinh_norm(lower, upper, center, width), scale, unit
 
 
-def _draw_plane(axes, image, norm):
-    """
-    Draw a plane, averaged to the resolution of the panel.
-    """
-    from matplotlib import colormaps
-
-    step = -(-max(image.shape) // _MAX_SIDE)
-    small = average(image, None, step)
-    axes.set_facecolor(_MISSING_COLOR)
-    extent = (-0.5, small.shape[1] * step - 0.5, -0.5,
-              small.shape[0] * step - 0.5)
-    return axes.imshow(
-        np.ma.masked_invalid(small), norm=norm, origin='lower',
-        cmap=colormaps[_CMAP].with_extremes(bad=_MISSING_COLOR),
-        interpolation='nearest', extent=extent)
-
-
 def _beam(cube, channel):
     """
     Return the beam of a channel in pixels, `None` if it is unknown.
@@ -255,26 +279,40 @@ def _beam(cube, channel):
             meta['beam_theta'])
 
 
-def _layout(n_panels, shape):
+def _panel_size(shape):
+    """
+    Return the width and height of a panel in inches.
+    """
+    stretch = np.sqrt(np.clip(shape[0] / shape[1], 0.25, 4.0))
+    return max(_PANEL / stretch, _MIN_WIDTH), _PANEL * stretch
+
+
+def _count_columns(n_panels):
+    return min(n_panels, 3 if n_panels in {5, 6, 9} else 4)
+
+
+def _layout(n_panels, n_columns, width, height, more_title, more_titles):
     """
     Return the figure size and the boxes of panels and color bar, in
     fractions of the figure.
+
+    The last arguments are the heights in inches of the lines after the first
+    in the title of the figure and in those of the panels.
     """
-    n_columns = min(n_panels, 3 if n_panels in {5, 6, 9} else 4)
     n_rows = -(-n_panels // n_columns)
-    stretch = np.sqrt(np.clip(shape[0] / shape[1], 0.25, 4.0))
-    width, height = _PANEL / stretch, _PANEL * stretch
+    row_gap = _ROW_GAP + more_titles
     inner = (n_columns * (width + _COLUMN_GAP) - _COLUMN_GAP,
-             n_rows * (height + _ROW_GAP) - _ROW_GAP)
-    size = (_LEFT + inner[0] + _RIGHT, _BOTTOM + inner[1] + _TOP)
+             n_rows * (height + row_gap) - row_gap)
+    size = (_LEFT + inner[0] + _RIGHT,
+            _BOTTOM + inner[1] + _TOP + more_title + more_titles)
     scale = np.array([*size, *size])
     boxes = []
     for number in range(n_panels):
         row, column = divmod(number, n_columns)
         boxes.append(np.array([
             _LEFT + column * (width + _COLUMN_GAP),
-            _BOTTOM + inner[1] - height - row * (height + _ROW_GAP),
+            _BOTTOM + inner[1] - height - row * (height + row_gap),
             width, height]) / scale)
     bar = np.array([_LEFT + inner[0] + _BAR_GAP, _BOTTOM, _BAR_WIDTH,
                     inner[1]]) / scale
-    return size, boxes, bar, n_columns
+    return size, boxes, bar

@@ -13,10 +13,17 @@ from numpy.typing import ArrayLike
 
 from hyperphotutils.visualization.maps import (
     check_images,
+    describe_sources,
     draw_panel,
     draw_sources,
+    draw_title,
+    ellipse_factor,
+    fit_title,
+    fit_titles,
+    height_of_more_lines,
     label_axes,
     make_panels,
+    set_titles,
 )
 
 if TYPE_CHECKING:
@@ -355,15 +362,23 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size, boxes = _layout(len(panels), panels[0].image.shape, bool(title))
-    figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
-    if title:
-        figure.text(_LEFT / size[0], 1 - 0.12 / size[1], title, va='top',
-                    size='large')
-    label = unit.to_string('unicode') if unit is not None else ''
     ny, nx = panels[0].image.shape
     window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+    width, height = _panel_size(panels[0].image.shape)
+    factor = ellipse_factor(table, beam, window, width)
+    sources = describe_sources(table, beam, factor)
+    titles = [fit_titles(panel.title, [] if number else sources, width)
+              for number, panel in enumerate(panels)]
+    top = _TOP + height_of_more_lines(titles)
+    fitting_title = fit_title(title, len(panels) * (width + _COLUMN_GAP)
+                              - _COLUMN_GAP + _RIGHT)
+    if title:
+        top += _TITLE + fitting_title.more_height
+    size, boxes = _layout(len(panels), width, height, top)
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    draw_title(figure, fitting_title, _LEFT / size[0])
+    label = unit.to_string('unicode') if unit is not None else ''
     for number, (panel, places) in enumerate(zip(panels, boxes,
                                                  strict=True)):
         axes = figure.add_axes(places[0], projection=wcs)
@@ -374,28 +389,35 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
             for coord in axes.coords:
                 coord.set_ticks(number=3)
         if number == 0:
-            draw_sources(axes, panel.image, table, beam, window)
+            draw_sources(axes, panel.image, table, beam, window,
+                         factor=factor)
             # An image one pixel wide has no contours.
             if fitted is not None and min(np.shape(fitted)) > 1:
                 axes.contour(np.asarray(fitted, dtype=float), levels=[0.5],
                              colors='white', linewidths=0.8,
                              linestyles='dashed')
+        set_titles(axes, titles[number])
         _draw_surface(figure.add_axes(places[2], projection='3d'), panel,
                       panels)
     return figure
 
 
-def _layout(n_panels, shape, titled):
+def _panel_size(shape):
+    """
+    Return the width and height of an image in inches.
+    """
+    ny, nx = shape
+    stretch = np.sqrt(np.clip(ny / nx, 0.5, 2))
+    return _SIDE / stretch, _SIDE * stretch
+
+
+def _layout(n_panels, width, height, top):
     """
     Return the figure size in inches and the boxes of image, color bar,
     and surface of each panel.
     """
-    ny, nx = shape
-    stretch = np.sqrt(np.clip(ny / nx, 0.5, 2))
-    width, height = _SIDE / stretch, _SIDE * stretch
     step = width + _COLUMN_GAP
     surface = step * 0.95
-    top = _TOP + _TITLE * titled
     size = (_LEFT + n_panels * step - _COLUMN_GAP + _RIGHT,
             _BOTTOM + surface + _ROW_GAP + height + top)
     boxes = []

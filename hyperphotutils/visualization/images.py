@@ -11,10 +11,14 @@ from numpy.typing import ArrayLike
 
 from hyperphotutils.visualization.maps import (
     check_images,
+    describe_sources,
     draw_panel,
     draw_sources,
+    ellipse_factor,
+    fit_titles,
     label_axes,
     make_panels,
+    set_titles,
 )
 
 if TYPE_CHECKING:
@@ -106,8 +110,11 @@ def plot_image(data: ArrayLike | Quantity, table: Table | None = None, *,
         label = unit.to_string('unicode') if unit is not None else ''
     ny, nx = panel.image.shape
     window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
-    draw_panel(ax, ax.inset_axes(_BAR_BOX), panel._replace(title=''), window,
-               label)
+    draw_panel(ax, ax.inset_axes(_BAR_BOX), panel, window, label)
     label_axes(ax, getattr(ax, 'wcs', None), left=True, bottom=True)
-    draw_sources(ax, panel.image, table, beam, window)
+    width = ax.bbox.width / ax.figure.dpi
+    factor = ellipse_factor(table, beam, window, width)
+    set_titles(ax, fit_titles('', describe_sources(table, beam, factor),
+                              width))
+    draw_sources(ax, panel.image, table, beam, window, factor=factor)
     return ax

@@ -9,6 +9,7 @@ display, and can be made in any thread or process.
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import astropy.units as u
@@ -41,6 +42,13 @@ _MAX_PIXELS_PER_INCH = 110
 _LEFT, _RIGHT, _BOTTOM, _TOP = 1.1, 1.0, 0.15, 0.35
 _TITLE = 0.35
 _COLUMN_GAP, _ROW_GAP = 1.2, 0.4
+# Typical width of a character, and height of a line of text, in units of the
+# font size. In points: the font size of a title, if it fits in one line, and
+# that with which it is broken otherwise.
+_CHARACTER, _LINE = 0.6, 1.2
+_TITLE_SIZES = (12.0, 9.0)
+# Width in inches that a label of the longitudes needs
+_LABEL_WIDTH = 0.75
 # Height of the coordinates below the first panel
 _COORDINATES = 0.5
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
@@ -122,7 +130,6 @@ class _Grid(NamedTuple):
     """
 
     size: tuple
-    n_columns: int
     left: float
     boxes: list
 
@@ -230,14 +237,24 @@ def plot_overview(data: ArrayLike | u.Quantity, table: Table | None = None, *,
     fitted = complete_background(images, beam, step)
     window = _window(images['map'], np.shape(data), step)
     panels = make_panels(images, rms)
-    grid = _layout(len(panels), window, title=bool(title))
+    n_columns, width, height = _panel_size(len(panels), window)
+    factor = ellipse_factor(table, beam, window, width)
+    details = {'Map': describe_sources(table, beam, factor),
+               'Residual': [f'colors to ±{_RESIDUAL_RANGE:g} rms']}
+    if fitted is not None:
+        details['Background'] = ['outlined: fitted']
+    titles = [fit_titles(panel.title, details.get(panel.title, []), width)
+              for panel in panels]
+    # only narrow panels, which are in one row, have titles of more lines
+    top = _TOP + height_of_more_lines(titles)
+    fitting_title = fit_title(title, n_columns * (width + _COLUMN_GAP)
+                              - _COLUMN_GAP + _RIGHT)
+    if title:
+        top += _TITLE + fitting_title.more_height
+    grid = _layout(len(panels), n_columns, width, height, top)
     figure = Figure(figsize=grid.size)
     FigureCanvasAgg(figure)
-    if title:
-        # the largest font size in points at which the title fits
-        room = grid.size[0] * (1 - grid.left) * 72
-        figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
-                    size=min(12.0, room / (0.6 * len(title))))
+    draw_title(figure, fitting_title, grid.left)
     label = unit.to_string('unicode') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
@@ -247,7 +264,8 @@ def plot_overview(data: ArrayLike | u.Quantity, table: Table | None = None, *,
                    step=step)
         if number == 0:
             label_axes(axes, wcs, left=True, bottom=True)
-            draw_sources(axes, panel.image, table, beam, window, step=step)
+            draw_sources(axes, panel.image, table, beam, window, step=step,
+                         factor=factor)
         else:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -256,14 +274,89 @@ def plot_overview(data: ArrayLike | u.Quantity, table: Table | None = None, *,
                     for n in fitted.shape)
             axes.contour(x, y, fitted, levels=[0.5], colors=_SOURCE_COLOR,
                          linewidths=0.4, alpha=0.7)
-            axes.set_title('outlined: fitted', loc='right', size='medium')
-        if panel.title == 'Residual':
-            axes.set_title(f'colors to ±{_RESIDUAL_RANGE:g} rms',
-                           loc='right', size='medium')
-            if table is not None:
-                shapes, _ = _enlarge(axes, _finite_shapes(table, beam)[0])
-                _add_ellipses(axes, shapes, _RIM_COLOR, 0.4, alpha=0.6)
+        if panel.title == 'Residual' and table is not None:
+            shapes = _finite_shapes(table, beam, factor)[0]
+            _add_ellipses(axes, shapes, _RIM_COLOR, 0.4, alpha=0.6)
+        set_titles(axes, titles[number])
     return figure
+
+
+class FittingTitle(NamedTuple):
+    """
+    A title in lines that fit, its font size in points, and the height in
+    inches of the lines below the first.
+    """
+
+    text: str
+    size: float
+    more_height: float
+
+
+def fit_title(title, width):
+    """
+    Return the title of a figure in the largest font with which it fits a
+    width in inches; in more lines if that would be too small.
+    """
+    largest, smallest = _TITLE_SIZES
+    size = 72 * width / (_CHARACTER * max(1, len(title or '')))
+    if size >= smallest:
+        return FittingTitle(title or '', min(size, largest), 0.0)
+    n_characters = int(72 * width / (_CHARACTER * smallest))
+    lines = textwrap.wrap(title, n_characters)
+    return FittingTitle('\n'.join(lines), smallest,
+                        (len(lines) - 1) * _LINE * smallest / 72)
+
+
+def draw_title(figure, title, left):
+    """
+    Draw the `FittingTitle` of a figure at its top.
+    """
+    if title.text:
+        figure.text(left, 1 - 0.12 / figure.get_figheight(), title.text,
+                    va='top', size=title.size)
+
+
+def fit_titles(name, details, width, size='medium'):
+    """
+    Return the titles at the left and at the right of a panel with a width in
+    inches: its name, and details.
+
+    Where they do not fit side by side, all of them are at the left, in
+    several lines.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    points = FontProperties(size=size).get_size_in_points()
+    n_characters = int(72 * width / (_CHARACTER * points))
+    right = ', '.join(details)
+    if not right or len(f'{name}  {right}') <= n_characters:
+        return name, right
+    lines = []
+    for detail in details:
+        if lines and len(f'{lines[-1]}, {detail}') <= n_characters:
+            lines[-1] += f', {detail}'
+        else:
+            lines.append(detail)
+    return '\n'.join([name, *lines] if name else lines), ''
+
+
+def set_titles(axes, titles, size='medium'):
+    """
+    Draw the titles of `fit_titles` above a panel.
+    """
+    for loc, text in zip(('left', 'right'), titles, strict=True):
+        axes.set_title(text, loc=loc, size=size)
+
+
+def height_of_more_lines(titles, size='medium'):
+    """
+    Return the height in inches that the titles of panels need above their
+    first line.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    points = FontProperties(size=size).get_size_in_points()
+    return max(left.count('\n') for left, _ in titles) * _LINE * points / 72
 
 
 def check_images(data, mask, *, rms, step=1, **others):
@@ -473,12 +566,10 @@ def asinh_norm(lower, upper, center, width):
         lambda y: center + width * np.sinh(y)), vmin=lower, vmax=upper)
 
 
-def _layout(n_panels, window, *, title):
+def _panel_size(n_panels, window):
     """
-    Return the layout of panels and color bars for maps of this shape.
-
-    The layout engines of matplotlib are not used, because they give
-    color bars and panels different heights.
+    Return the number of columns, and the width and height of a panel in
+    inches, for maps of this shape.
     """
     nx, ny = window[1] - window[0], window[3] - window[2]
     if ny > 1.6 * nx:
@@ -487,11 +578,20 @@ def _layout(n_panels, window, *, title):
         n_columns = 1
     else:
         n_columns = min(n_panels, 2)
-    n_rows = -(-n_panels // n_columns)
     side = np.clip(np.sqrt(nx * ny) / _PIXELS_PER_INCH, *_PANEL_RANGE)
     stretch = np.sqrt(np.clip(ny / nx, 0.1, 10))
-    width, height = side / stretch, side * stretch
-    top = _TOP + _TITLE * title
+    return n_columns, side / stretch, side * stretch
+
+
+def _layout(n_panels, n_columns, width, height, top):
+    """
+    Return the layout of panels and color bars below titles that need the
+    height ``top``.
+
+    The layout engines of matplotlib are not used, because they give
+    color bars and panels different heights.
+    """
+    n_rows = -(-n_panels // n_columns)
     size = (_LEFT + n_columns * width + (n_columns - 1) * _COLUMN_GAP
             + _RIGHT,
             _BOTTOM + _COORDINATES + n_rows * height
@@ -506,12 +606,24 @@ def _layout(n_panels, window, *, title):
         boxes.append(tuple(
             (x / size[0], bottom / size[1], dx / size[0], height / size[1])
             for x, dx in ((left, width), (bar, _BAR_WIDTH))))
-    return _Grid(size, n_columns, _LEFT / size[0], boxes)
+    return _Grid(size, _LEFT / size[0], boxes)
 
 
 def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
     """
     Draw an image and its color bar.
+    """
+    mappable = draw_image(axes, panel, window, step=step)
+    bar = axes.figure.colorbar(mappable, cax=bar_axes, extend=panel.extend,
+                               extendfrac=0.02, ticks=bar_ticks(panel.norm))
+    bar.set_label(bar_label(label, panel.norm), labelpad=2)
+    bar.minorticks_off()
+    bar_axes.tick_params(labelsize='small')
+
+
+def draw_image(axes, panel, window, *, step=None):
+    """
+    Draw an image, and return what its color bar is made from.
 
     With a ``step``, in pixels of the map per pixel of the image, colors
     are assigned once at the resolution of the image. Without, the artist
@@ -536,13 +648,7 @@ def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
         axes.set_aspect('equal')
     axes.set_xlim(window[0], window[1])
     axes.set_ylim(window[2], window[3])
-    axes.set_title(panel.title, loc='left', size='medium')
-    mappable = image if step is None else ScalarMappable(panel.norm, cmap)
-    bar = axes.figure.colorbar(mappable, cax=bar_axes, extend=panel.extend,
-                               extendfrac=0.02, ticks=bar_ticks(panel.norm))
-    bar.set_label(bar_label(label, panel.norm), labelpad=2)
-    bar.minorticks_off()
-    bar_axes.tick_params(labelsize='small')
+    return image if step is None else ScalarMappable(panel.norm, cmap)
 
 
 # Digits of the ticks of a color bar in order of preference, and how far
@@ -623,7 +729,12 @@ def label_axes(axes, wcs, *, left, bottom):
         coord.set_axislabel_position(side)
         coord.set_ticklabel_visible(shown)
         # Along each edge of a rotated map, a coordinate changes less.
-        coord.set_ticks(number=8 if is_rotated else 5)
+        n_ticks = 8 if is_rotated else 5
+        if side == 'b':
+            # so that labels side by side do not touch
+            width = axes.bbox.width / axes.figure.dpi
+            n_ticks = int(np.clip(width / _LABEL_WIDTH, 2, n_ticks))
+        coord.set_ticks(number=n_ticks)
         coord.set_ticklabel(exclude_overlapping=True, size='small')
         if coord.get_format_unit() == u.hourangle:
             # The default is mathtext, whose parser takes as long as the
@@ -633,25 +744,15 @@ def label_axes(axes, wcs, *, left, bottom):
             coord.grid(color=_SOURCE_COLOR, alpha=0.25, linewidth=0.5)
 
 
-def draw_sources(axes, image, table, beam, window, *, step=1):
+def draw_sources(axes, image, table, beam, window, *, step=1, factor=1):
     """
-    Draw ellipses, the beam, and the labels for which there is space.
+    Draw ellipses, enlarged by a factor, the beam, and the labels for which
+    there is space.
     """
     shapes = np.empty((5, 0))
     if table is not None:
-        shapes, known = _finite_shapes(table, beam)
-        doubtful = np.zeros(len(table), dtype=bool)
-        if 'flags' in table.colnames:
-            doubtful = (np.asarray(table['flags']) & FLAGS['doubtful']) > 0
-        doubtful = doubtful[known]
-        shapes, factor = _enlarge(axes, shapes)
-        _draw_ellipses(axes, shapes, doubtful)
-        title = f'{len(doubtful)} source{"s" * (len(doubtful) != 1)}'
-        if doubtful.any():
-            title += f', {np.count_nonzero(doubtful)} doubtful (dashed)'
-        if factor > 1:
-            title += f', ellipses: {factor} FWHM'
-        axes.set_title(title, loc='right', size='medium')
+        shapes, known = _finite_shapes(table, beam, factor)
+        _draw_ellipses(axes, shapes, _are_doubtful(table)[known])
     x, y, major, minor, theta = shapes
     cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
     width = 0.5 * np.hypot(major * cos, minor * sin)
@@ -665,33 +766,63 @@ def draw_sources(axes, image, table, beam, window, *, step=1):
                        boxes)
 
 
-def _finite_shapes(table, beam):
+def describe_sources(table, beam, factor):
+    """
+    Return what a title says about the drawn sources.
+    """
+    if table is None:
+        return []
+    known = _finite_shapes(table, beam)[1]
+    n_sources = int(np.count_nonzero(known))
+    texts = [f'{n_sources} source{"s" * (n_sources != 1)}']
+    if n_doubtful := np.count_nonzero(known & _are_doubtful(table)):
+        texts.append(f'{n_doubtful} doubtful (dashed)')
+    return texts + describe_factor(factor)
+
+
+def describe_factor(factor):
+    """
+    Return what a title says about enlarged ellipses.
+    """
+    return [f'ellipses: {factor} FWHM'] if factor > 1 else []
+
+
+def _are_doubtful(table):
+    """
+    Whether the sources of a table have the flag ``doubtful``.
+    """
+    if 'flags' not in table.colnames:
+        return np.zeros(len(table), dtype=bool)
+    return (np.asarray(table['flags']) & FLAGS['doubtful']) > 0
+
+
+def _finite_shapes(table, beam, factor=1):
     """
     Return positions, axes, and angles of the sources for which they are
-    finite, and which these are.
+    finite, and which these are. The axes are multiplied by a factor.
     """
     shapes = np.array(_source_shapes(table, beam))
+    shapes[2:4] *= factor
     known = np.isfinite(shapes).all(axis=0)
     return shapes[:, known], known
 
 
-def _enlarge(axes, shapes):
+def ellipse_factor(table, beam, window, width):
     """
-    Return the ellipses, enlarged where they would hide the sources, and
-    the factor.
+    Return the factor by which ellipses are enlarged where they would hide
+    the sources, in a panel with a width in inches.
     """
+    if table is None:
+        return 1
+    shapes, _ = _finite_shapes(table, beam)
     if shapes.shape[1] == 0:
-        return shapes, 1
-    points_per_pixel = (72 / axes.figure.dpi * axes.bbox.width
-                        / np.ptp(axes.get_xlim()))
-    area = np.ptp(axes.get_xlim()) * np.ptp(axes.get_ylim())
+        return 1
+    nx, ny = window[1] - window[0], window[3] - window[2]
     covered = 0.25 * np.pi * _ENLARGEMENT**2 * np.sum(shapes[2] * shapes[3])
-    if (np.median(shapes[2]) * points_per_pixel >= _SMALL_ELLIPSE
-            or covered > _MAX_COVERED * area):
-        return shapes, 1
-    shapes = shapes.copy()
-    shapes[2:4] *= _ENLARGEMENT
-    return shapes, _ENLARGEMENT
+    if (np.median(shapes[2]) * 72 * width / nx >= _SMALL_ELLIPSE
+            or covered > _MAX_COVERED * nx * ny):
+        return 1
+    return _ENLARGEMENT
 
 
 def _draw_ellipses(axes, shapes, doubtful):

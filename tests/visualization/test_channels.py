@@ -4,6 +4,7 @@ Tests of the pictures of cubes.
 """
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from astropy.table import Table
 
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.maps import read_cube
+from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.visualization import choose_channels, plot_channels
 
 
@@ -48,9 +50,9 @@ class TestPlotChannels:
             assert axes.get_title(loc='left').startswith(f'{i}: ')
             assert len(axes.collections[0].get_offsets()) == n_sources
             expected = sim.cube.plane(i) - sim.background[i].value
-            np.testing.assert_allclose(
-                axes.images[0].get_array().filled(np.nan), 1e3 * expected,
-                rtol=1e-6)
+            image = axes.images[0]
+            np.testing.assert_array_equal(image.get_array(), image.cmap(
+                image.norm(np.ma.masked_invalid(1e3 * expected)), bytes=True))
         assert len({id(axes.images[0].norm) for axes in panels}) == 1
         assert 'mJy' in figure.axes[-1].get_ylabel()
         figure.savefig(io.BytesIO())
@@ -65,12 +67,58 @@ class TestPlotChannels:
         cube = read_cube((data, sim.cube.header))
         image = plot_channels(cube, channels=[0]).axes[0].images[0]
         shown = image.get_array()
-        assert shown.shape == (367, 234)
-        row, column = np.unravel_index(shown.argmax(), shown.shape)
-        assert (row, column) == (300, 100)
-        assert image.get_extent() == [-0.5, 701.5, -0.5, 1100.5]
-        assert shown.mask[:6].all()
-        assert not shown.mask[7:366, :233].any()
+        assert shown.shape == (367, 234, 4)
+        bright = (shown == shown[300, 100]).all(axis=2)
+        assert np.argwhere(bright).tolist() == [[300, 100]]
+        for x, y, row in ((300.0, 899.6, 300), (302.4, 902.4, 300)):
+            color = image.get_cursor_data(SimpleNamespace(xdata=x, ydata=y))
+            np.testing.assert_array_equal(color, shown[row, 100])
+        missing = (shown == shown[0, 0]).all(axis=2)
+        assert missing[:6].all()
+        assert not missing[7:366, :233].any()
+
+    @pytest.mark.parametrize(('n_channels', 'shape'), [
+        (12, (400, 40)), (12, (200, 100)), (12, (100, 100)),
+        (12, (40, 400)), (1, (100, 60))])
+    def test_titles_fit(self, sim, check_lines, n_channels, shape):
+        """
+        Nothing is printed over a title, whatever the shape of the cube.
+        What holds for all panels is said once.
+        """
+        header = sim.cube.header.copy()
+        header.update(CTYPE3='FREQ', CUNIT3='Hz', CRVAL3=229.7632e9,
+                      CDELT3=4.8e5)
+        rng = np.random.default_rng(5)
+        cube = read_cube((rng.normal(size=(n_channels, *shape)), header))
+        n_sources = 24 * n_channels
+        table = Table({
+            'channel': np.arange(n_sources) % n_channels,
+            'x_fit': rng.uniform(0, shape[1] - 1, n_sources),
+            'y_fit': rng.uniform(0, shape[0] - 1, n_sources),
+            'fwhm_major_fit': np.full(n_sources, 2.0),
+            'fwhm_minor_fit': np.full(n_sources, 2.0),
+            'theta_fit': np.zeros(n_sources),
+            'flags': np.full(n_sources, FLAGS['doubtful'])})
+        lines = check_lines(plot_channels(cube, table, title='a title ' * 15))
+        assert ' '.join(lines).count('24 sources') == n_channels
+        for note in ('ellipses: 2 FWHM', 'dashed: doubtful'):
+            assert ' '.join(lines).count(note) == 1
+
+    def test_ellipses_of_all_panels_are_alike(self, sim):
+        """
+        They are enlarged in all panels, or in none if one is crowded.
+        """
+        table = Table({
+            'channel': np.repeat([0, 1], [2, 60]),
+            **{name: np.full(62, value) for name, value in (
+                ('x_fit', 30.0), ('y_fit', 30.0), ('fwhm_major_fit', 3.0),
+                ('fwhm_minor_fit', 3.0), ('theta_fit', 0.0))}})
+        for rows, factor in ((slice(2), 2), (slice(None), 1)):
+            figure = plot_channels(sim.cube, table[rows])
+            sizes = figure.axes[0].collections[0].get_widths()
+            np.testing.assert_allclose(sizes, 3.0 * factor)
+            titles = ' '.join(text.get_text() for text in figure.texts)
+            assert ('ellipses: 2 FWHM' in titles) == (factor == 2)
 
     def test_no_values(self, sim):
         """

@@ -12,6 +12,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
+from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.visualization import (
     plot_background,
     plot_deblended,
@@ -57,6 +58,22 @@ def test_fit_shows_map_background_model_and_residual():
     for axes, image in zip(surfaces(figure), shown.values(), strict=True):
         lower, upper = axes.get_zlim()
         assert lower <= image.min() < image.max() <= upper
+
+
+def test_titles_fit(check_lines):
+    """
+    Nothing is printed over a title.
+    """
+    table = QTable({'x_fit': [14.0, 20.0], 'y_fit': [15.0, 15.0],
+                    'fwhm_major_fit': [4.7, 4.7],
+                    'fwhm_minor_fit': [4.7, 4.7],
+                    'theta_fit': [0.0, 0.0] * u.deg,
+                    'flags': FLAGS['doubtful'] * np.ones(2, int)})
+    text = ' '.join(check_lines(plot_fit(
+        DATA[:, 8:26], model=(FIRST + SECOND)[:, 8:26], table=table,
+        background=BACKGROUND[:, 8:26], title='a title ' * 30)))
+    assert '2 sources' in text
+    assert '2 doubtful (dashed)' in text
 
 
 def test_deblended_shows_one_source_alone():

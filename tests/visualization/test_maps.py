@@ -338,6 +338,29 @@ def test_long_titles_fit():
     assert text.get_window_extent().x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize('shape', [(600, 80), (300, 200), (300, 300),
+                                   (200, 300), (80, 600)])
+@pytest.mark.parametrize('title', ['a title ' * 15, None])
+def test_titles_of_panels_fit(check_lines, shape, title):
+    """
+    Nothing is printed over a title, whatever the shape of the map.
+    """
+    table = make_table(60)
+    table['x_fit'] *= (shape[1] - 1) / (SHAPE[1] - 1)
+    table['y_fit'] *= (shape[0] - 1) / (SHAPE[0] - 1)
+    table['flags'] = np.where(np.arange(60) < 12, FLAGS['doubtful'], 0)
+    data = np.random.default_rng(1).normal(size=shape)
+    background = np.full(shape, np.nan)
+    background[20:40, 20:40] = 0.0
+    figure = plot_overview(data, table, background=background, model=data,
+                           residual=data, beam=4.0, title=title,
+                           wcs=make_wcs())
+    text = ' '.join(check_lines(figure))
+    for part in ('60 sources', '12 doubtful (dashed)', 'ellipses: 2 FWHM',
+                 'outlined: fitted', 'colors to ±5 rms'):
+        assert part in text
+
+
 def test_detections_are_drawn_with_the_beam():
     data, table, _ = make_images()
     table = QTable({'x_centroid': table['x_fit'],
