@@ -17,7 +17,11 @@ from hyperphotutils.pipeline import pages
 from hyperphotutils.pipeline.config import PipelineConfig
 from hyperphotutils.pipeline.cubes import CubeResult
 from hyperphotutils.pipeline.extraction import Extraction, read_input
-from hyperphotutils.pipeline.folders import describe_files, read_map_record
+from hyperphotutils.pipeline.folders import (
+    describe_files,
+    read_map_record,
+    read_record,
+)
 from hyperphotutils.pipeline.jobs import MapJob, MapOutcome, OutputError
 from hyperphotutils.pipeline.products import (
     BANDS,
@@ -42,9 +46,11 @@ def restore_pages(directory):
     if not directory.is_dir():
         msg = f'{directory}: no such folder; give that of a run, or of a map'
         raise OutputError(msg)
+    order = _order_of_maps(directory)
     records = {folder: read_map_record(folder) for folder in (
-        directory, *sorted(item for item in directory.glob('*')
-                           if item.is_dir()))}
+        directory, *sorted((item for item in directory.glob('*')
+                            if item.is_dir()), key=lambda item: (
+                                order.get(item.name, len(order)), item)))}
     records = {folder: record for folder, record in records.items()
                if record and (folder / record['table_name']).exists()}
     if not records:
@@ -61,6 +67,7 @@ def restore_pages(directory):
                               directory / str(row['map_id'])),
                        reason=str(row['reason']))
             for row in table[table['status'] == 'failed']]
+    outcomes.sort(key=lambda item: order.get(item.job.map_id, len(order)))
     if len(outcomes) > 1:
         pages.write_run_page(directory / REPORT, outcomes)
         paths.append(directory / REPORT)
@@ -69,6 +76,18 @@ def restore_pages(directory):
                                read_catalog(directory / BANDS))
         paths.append(directory / BANDS_REPORT)
     return paths
+
+
+def _order_of_maps(directory):
+    """
+    Return the place of each map in the order of the run, by name; empty if
+    it is not known.
+    """
+    record = read_record(directory / RECORD) or {}
+    tables = record.get('tables', {}).values()
+    maps = max((table['inputs']['maps'] for table in tables), key=len,
+               default=[])
+    return {name: place for place, name in enumerate(maps)}
 
 
 def _restore_page(folder, record):

@@ -181,6 +181,27 @@ def test_pages_can_be_made_again(read_page, run, capsys):
     assert sorted(row[1] for row in rows) == ['done', 'failed']
 
 
+@pytest.mark.parametrize('products', [{}, {'report': False}])
+def test_pages_made_again_keep_the_order_of_maps(
+    read_page, map_file, tmp_path, products
+):
+    """
+    It is that of the run, for failed maps, too, and not that of the names.
+    """
+    names = ['zebra', 'ant', 'wasp', 'bee']
+    paths = [str(tmp_path / f'{name}.fits') for name in names]
+    for path in paths:
+        shutil.copy(map_file, path)
+    with fits.open(paths[2], mode='update') as hdus:
+        del hdus[0].header['BUNIT']
+    folder = tmp_path / 'out'
+    process_maps(PipelineConfig(input={'maps': paths}, output={
+        'directory': str(folder), 'overview': False, **products}))
+    assert main(['report', str(folder)]) == 0
+    rows = read_page(folder / 'report.html')['catalog']['rows']
+    assert [row[0] for row in rows] == names
+
+
 def test_page_of_a_changed_map_has_no_cutouts(read_page, map_file, tmp_path):
     """
     Cut-outs of another map would be wrong.
