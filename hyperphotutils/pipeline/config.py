@@ -31,6 +31,7 @@ from hyperphotutils.pipeline.products import (
     COMBINED,
     DIAGNOSTICS,
     list_output_keys,
+    list_unused_output_keys,
 )
 from hyperphotutils.pipeline.text import expand_path, printable
 
@@ -1069,36 +1070,73 @@ def find_unused_keys(config):
     Describe the keys that differ from their defaults but have no effect,
     in a line for each reason.
     """
-    fit, is_cube = config.fit, config.input.datacube
-    boxes = config.background.box_sizes is not None
-    several = isinstance(fit.poly_order, tuple) and len(fit.poly_order) > 1
-    rules = (
-        (is_cube, 'output', list_output_keys(without='cube'),
-         'for maps, not for cubes'),
-        (not is_cube, 'cubes', None, 'for input.datacube: true'),
-        (not is_cube and not boxes, 'background', None, 'for '
-         'background.box_sizes; the background is a part of the fit, see '
-         'fit.poly_order'),
-        (boxes, 'fit', ['poly_order', 'criterion'], 'for a background that '
-         'is a part of the fit, not for background.box_sizes'),
-        (not several and not boxes, 'fit', ['criterion'], 'for a list of '
-         'orders in fit.poly_order'),
-        ('power_snr' not in (fit.weights or ()), 'fit', ['weight_power'],
-         'for fit.weights: power_snr'),
-        (fit.loss == 'linear', 'fit', ['f_scale'], 'for a robust fit.loss'),
-        (config.run.detection_only, 'input', ['psf'], 'for fits, not for '
-         'run.detection_only'),
-        (not config.bands.merge, 'bands', None, 'for bands.merge: true'),
-    )
-    lines = []
-    for applies, section, names, reason in rules:
-        options = getattr(config, section)
-        fields = type(options).model_fields
-        changed = [f'{section}.{name}' for name in names or fields
-                   if getattr(options, name) != fields[name].default]
-        if applies and changed:
+    lines, described = [], set()
+    for applies, keys, reason in _list_unused_keys(config):
+        if not applies:
+            continue
+        changed = [key for key in keys
+                   if key not in described and _is_changed(config, key)]
+        described.update(changed)
+        if changed:
             verb = 'has' if len(changed) == 1 else 'have'
             pronoun = 'it is' if len(changed) == 1 else 'they are'
             lines.append(f'{", ".join(changed)} {verb} no effect: {pronoun} '
                          f'{reason}')
     return lines
+
+
+def _list_unused_keys(config):
+    """
+    Return when keys have no effect, which these are, and the reason.
+
+    The modes of a run are first: of several reasons, a key has the first.
+    """
+    fit, is_cube, run = config.fit, config.input.datacube, config.run
+    boxes = config.background.box_sizes is not None
+    several = isinstance(fit.poly_order, tuple) and len(fit.poly_order) > 1
+    given = config.sources.given
+
+    def keys_of(section, *without):
+        names = type(getattr(config, section)).model_fields
+        return [f'{section}.{name}' for name in names if name not in without]
+
+    def products(*missing):
+        return [f'output.{name}' for name
+                in list_unused_output_keys(config.kind, missing)]
+
+    measured = [*keys_of('grouping'), *keys_of('photometry')]
+    return (
+        (is_cube, products(), 'for maps, not for cubes'),
+        (not is_cube, keys_of('cubes'), 'for input.datacube: true'),
+        (not config.bands.merge, keys_of('bands'), 'for bands.merge: true'),
+        (run.background_only,
+         [*keys_of('fit'), *measured, 'detection.rms', 'run.detection_only',
+          'output.flux_unit', 'output.peak_unit', 'output.region_frame',
+          *products('table', 'rejected')],
+         'for sources, not for run.background_only'),
+        (run.detection_only,
+         ['input.psf', *keys_of('fit', 'mask_bad_pixels'), *measured,
+          'output.flux_unit', *products('model', 'background', 'residual')],
+         'for fits, not for run.detection_only'),
+        (run.detection_only and not is_cube, keys_of('background'),
+         'for fits, not for run.detection_only'),
+        (given, [*keys_of('detection'), 'fit.max_rounds', 'cubes.detect_on'],
+         'for the detection of sources, not for known sources'),
+        (is_cube, ['fit.tile_size'], 'for maps, not for cubes'),
+        (not is_cube and not boxes, keys_of('background'), 'for '
+         'background.box_sizes; the background is a part of the fit, see '
+         'fit.poly_order'),
+        (not several, ['fit.criterion'], 'for a list of orders in '
+         'fit.poly_order'),
+        ('huber' not in config.background.methods,
+         ['background.huber_epsilons'], 'for background.methods: huber'),
+        ('power_snr' not in (fit.weights or ()), ['fit.weight_power'],
+         'for fit.weights: power_snr'),
+        (fit.loss == 'linear', ['fit.f_scale'], 'for a robust fit.loss'),
+    )
+
+
+def _is_changed(config, key):
+    section, name = key.split('.')
+    options = getattr(config, section)
+    return getattr(options, name) != type(options).model_fields[name].default

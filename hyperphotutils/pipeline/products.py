@@ -147,20 +147,29 @@ def find_foreign_files(folder):
     return foreign
 
 
-def list_output_keys(without=None):
+def list_output_keys():
     """
-    List the keys of the section ``output`` that enable products.
+    List the keys of the section ``output`` that enable products, with their
+    defaults and descriptions.
     """
     keys = {}
     for product in PRODUCTS:
         if product.key is not None:
             keys.setdefault(product.key, []).append(product)
-    keys = {key: products for key, products in keys.items()
-            if not any(without in product.kinds for product in products)}
     return {key: (products[0].default, 'write ' + '; '.join(
         f'{product.name}: {product.description}'
         for product in products).replace('``', ''))
         for key, products in keys.items()}
+
+
+def list_unused_output_keys(kind, missing=()):
+    """
+    List the keys of the section ``output`` that enable no product of a kind
+    of jobs whose results lack some attributes.
+    """
+    used = {product.key for product in PRODUCTS
+            if kind in product.kinds and product.needs not in missing}
+    return [key for key in list_output_keys() if key not in used]
 
 
 def _write_catalog(writing):
@@ -353,7 +362,7 @@ PRODUCTS = (
     Product(REPORT, None,
             'a web page with the catalog, cut-outs of the sources, rejected '
             'detections, noise, configuration, and log', 'report',
-            kinds=_BOTH),
+            kinds=_BOTH, needs='image'),
     Product('model.fits', _write_image,
             'image of all fitted sources, without background', 'images',
             default=False, needs='model'),

@@ -547,8 +547,7 @@ def test_unused_keys_are_reported(hyper, map_file, tmp_path):
     assert status == 0
     assert sorted(err.splitlines()) == [
         'hyperphot: note: background.orders, background.methods have no '
-        'effect: they are for background.box_sizes; the background is a part '
-        'of the fit, see fit.poly_order',
+        'effect: they are for fits, not for run.detection_only',
         'hyperphot: note: cubes.subtract has no effect: it is for '
         'input.datacube: true']
     assert hyper('run', map_file, '--config', 'my.yaml', '--quiet',

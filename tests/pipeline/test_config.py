@@ -20,6 +20,7 @@ from hyperphotutils.pipeline import (
     override_config,
     read_config,
 )
+from hyperphotutils.pipeline.config import find_unused_keys
 from hyperphotutils.pipeline.extraction import read_input
 
 
@@ -501,3 +502,47 @@ def test_one_map_needs_one_beam():
     options = PipelineConfig(input={'psf': ['a.fits', None]}).input
     with pytest.raises(ConfigError, match=r'm\.fits: input\.psf is a list'):
         read_input('m.fits', options, psf=options.psf)
+
+
+@pytest.mark.parametrize(('changed', 'lines'), [
+    # maps in tiles
+    ({'fit': {'tile_size': 200, 'poly_order': 2}}, []),
+    ({'fit': {'tile_size': 20}, 'input': {'datacube': True}},
+     ['fit.tile_size has no effect: it is for maps, not for cubes']),
+    ({'fit': {'tile_size': 20, 'poly_order': 2, 'mask_bad_pixels': False},
+      'grouping': {'max_group_size': 3},
+      'photometry': {'fwhm_radius_ratio': 2.0},
+      'output': {'images': True, 'csv': True, 'flux_unit': 'mJy',
+                 'peak_unit': 'mJy/beam', 'report': False},
+      'background': {'box_sizes': [6.0]}, 'run': {'detection_only': True}},
+     ['fit.poly_order, fit.tile_size, grouping.max_group_size, '
+      'photometry.fwhm_radius_ratio, output.flux_unit, output.images have '
+      'no effect: they are for fits, not for run.detection_only',
+      'background.box_sizes has no effect: it is for fits, not for '
+      'run.detection_only']),
+    ({'fit': {'tile_size': 20, 'mask_bad_pixels': False},
+      'background': {'orders': [1]}, 'detection': {'rms': 0.1},
+      'output': {'ipac': False, 'regions': False, 'images': True,
+                 'report': False, 'overview': False},
+      'input': {'datacube': True}, 'run': {'background_only': True}},
+     ['output.images has no effect: it is for maps, not for cubes',
+      'fit.mask_bad_pixels, fit.tile_size, detection.rms, output.ipac, '
+      'output.regions have no effect: they are for sources, not for '
+      'run.background_only']),
+    ({'sources': {'x': [1.0], 'y': [2.0]}, 'detection': {'n_sigma': 3.0},
+      'fit': {'max_rounds': 0, 'tile_size': 200}},
+     ['detection.n_sigma, fit.max_rounds have no effect: they are for the '
+      'detection of sources, not for known sources']),
+    ({'background': {'orders': [1], 'huber_epsilons': [1.5]}},
+     ['background.orders, background.huber_epsilons have no effect: they are '
+      'for background.box_sizes; the background is a part of the fit, see '
+      'fit.poly_order']),
+    ({'background': {'huber_epsilons': [1.5], 'box_sizes': [6.0]}},
+     ['background.huber_epsilons has no effect: it is for '
+      'background.methods: huber']),
+])
+def test_keys_without_effect_in_a_mode_are_found(changed, lines):
+    """
+    Each is reported once, and keys that have an effect are not.
+    """
+    assert find_unused_keys(PipelineConfig(**changed)) == lines
