@@ -8,8 +8,10 @@ a coarse grid, and the sums of the products of pairs of pixels.
 """
 
 import math
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from astropy.table import QTable, vstack
@@ -80,19 +82,20 @@ class _Shared:
     """
     What the tiles have in common in the passes over the map.
 
-    ``init`` and ``folder`` are those of `measure_in_tiles`; of the filtered
-    pixels each ``every``-th one is sampled. The noise of the detection and
-    of the pixels, ``first`` and ``first_rms``, is known after the first
-    pass, and ``files`` are the images of which correlated noise is
-    measured, if it is.
+    ``photometry``, ``init``, and ``folder`` are those of
+    `measure_in_tiles`; of the filtered pixels each ``every``-th one is
+    sampled. ``detection_rms`` and ``first_rms``, the noise that the finder
+    sees and that of the pixels, are measured before the fits, and `None` if
+    they are not needed. ``files`` are the images of which correlated noise
+    is measured.
     """
 
     photometry: object
     variation: GridImage | None
-    init: object
-    folder: object
+    init: Callable | None
+    folder: Path
     every: int
-    first: DetectionRms | None = None
+    detection_rms: DetectionRms | None = None
     first_rms: float | None = None
     files: dict = field(default_factory=dict)
 
@@ -159,8 +162,9 @@ def measure_in_tiles(photometry, source, work, folder, init):
         The folder for images, and for the first fits and the bad pixels of
         each tile, see `read_kept`.
 
-    init : `~astropy.table.QTable` or `None`
-        The sources, if they are given.
+    init : callable or `None`
+        Returns the given sources in the slices of a part of the map; `None`
+        if sources are detected.
 
     Returns
     -------
@@ -179,8 +183,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
         samples = work('filter', _filter_tile, source, shared)
         _check_parts(samples)
         shared = replace(
-            shared, first=_detection_rms([sample for sample, _ in samples],
-                                         variation),
+            shared, detection_rms=_detection_rms(
+                [sample for sample, _ in samples], variation),
             first_rms=_pixel_rms(variances for _, variances in samples))
     # In files, as the residual of a large map need not fit into memory; an
     # interrupted call may have begun them.
@@ -203,7 +207,7 @@ def measure_in_tiles(photometry, source, work, folder, init):
     detected = _detection_rms([part.detected for part in parts], variation)
     filtered_rms = max(rounding, clipped_rms(np.concatenate(
         [part.filtered.values for part in parts])))
-    detection_rms = (shared.first or detected, detected)
+    detection_rms = (shared.detection_rms or detected, detected)
     if photometry.noise == 'white' or pixel_rms <= rounding:
         model = (WhiteNoise() if source.typical_error is None else
                  WhiteNoise(source.with_unit(pixel_rms)))
@@ -412,13 +416,13 @@ def _fit_tile(core, source, shared):
     errors = None if shared.variation is not None else relative
     search.noise.origin = tuple(-one.start for one in slices)
     search.noise.first_rms = shared.first_rms
-    if shared.first is not None:
-        _share_threshold(search, shared.first.cutout(slices), errors)
+    if shared.detection_rms is not None:
+        _share_threshold(search, shared.detection_rms.cutout(slices), errors)
     table = search.first_fit(None if init is None else init(slices))
     # They are those of the whole map if the threshold is. With correlated
     # noise, errors are a part of that, and not used before it is known.
-    if search.first_fits is not None and shared.first is not None and (
-            not files or source.error is None):
+    if (search.first_fits is not None and shared.detection_rms is not None
+            and (not files or source.error is None)):
         _keep(shared.folder, 'fits', core, search.first_fits)
     residual = image.values - image.model
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
