@@ -35,9 +35,14 @@ class TooFewStarsError(ValueError):
     """
 
     def __init__(self, problem, remedies, reasons=()):
-        super().__init__(f'{problem}: {remedies}')
+        # the arguments, with which processes send it to each other
+        super().__init__(problem, remedies, tuple(reasons))
         self.problem = problem
+        self.remedies = remedies
         self.reasons = tuple(reasons)
+
+    def __str__(self):
+        return f'{self.problem}: {self.remedies}'
 
 
 @dataclass

@@ -3,6 +3,8 @@
 Tests of the builder of empirical PSFs.
 """
 
+import pickle
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -382,8 +384,13 @@ def test_order_needs_stars():
     field = make_star_field((200, 200), 6, seed=1)
     builder = EmpiricalPSFBuilder(SIZE, order=2)
     with pytest.raises(ValueError, match='5 of 5 stars can be used, but a '
-                       'polynomial of order 2 has 6 terms: lower order'):
+                       'polynomial of order 2 has 6 terms: lower order'
+                       ) as caught:
         builder(field.data, field.truth[:5], error=field.error)
+    # as from another process
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert again.reasons == ('order',)
     assert builder(field.data, field.truth, error=field.error).meta[
         'order'] == 2
     rows, columns = np.indices(field.data.shape)
